@@ -1,0 +1,237 @@
+"""Settings: typed dataclasses, config files, overrides. Nothing here knows what the settings are used for.
+
+    python train.py configs/llama.py size=7b run.name=try1 optim.lr=2e-4      (--optim.lr=2e-4 is the same)
+
+A config file is short Python with a function `config(size)` that returns a Config (configs/bloom.py), or
+`config()` that returns a Corpus (configs/data/sample.py). One wrong word stops the program before it starts.
+"""
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import os
+import sys
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class Model:
+    """The decoder. The six switches are `position norm mlp bias embed_norm tied`."""
+    layers: int
+    dim: int
+    heads: int
+    position: Literal["alibi", "rope", "none"]
+    norm: Literal["layer", "rms"]
+    mlp: Literal["gelu", "swiglu"]
+    bias: bool                          # on every Linear inside the blocks
+    embed_norm: bool                    # LayerNorm after the embedding, on the input side only
+    tied: bool                          # the output projection is the embedding matrix
+    eps: float                          # of the norms
+    init_std: float
+    context: int = 2048                 # tokens in a training row
+    vocab: int | None = None            # rows of the embedding; None: the tokenizer's entries, rounded up to 128
+    kv_heads: int | None = None         # grouped-query attention; None: one key head per query head
+    theta: float = 10_000.0             # RoPE base
+
+
+@dataclass
+class Optim:
+    lr: float                           # peak
+    min_lr: float
+    warmup: int                         # tokens
+    decay: int | None = None            # tokens at which the cosine reaches min_lr; None: the whole run
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1           # on matrices, embeddings included; not on biases and norms
+    clip: float = 1.0                   # global gradient norm
+
+
+@dataclass
+class Run:
+    name: str                           # runs/NAME
+    tokens: int                         # length of the run
+    batch: int                          # rows per step
+    micro: int = 1                      # rows per forward pass: memory against speed, never the result
+    ramp: tuple[int, int, int] | None = None    # batch size grows: (first rows, increment, rows until it is full)
+    seed: int = 42                      # BLOOM's
+    log_every: int = 10                 # steps
+    eval_every: int = 1000              # steps
+    eval_rows: int | None = None        # rows of each source's validation split; None: all of it
+    save_every: int = 100               # steps; BLOOM's last choice, about 3 hours
+    keep: int = 2                       # newest checkpoints to keep; the best one is always kept
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+@dataclass
+class Data:
+    name: str = "sample"                # data/NAME
+    prepare: str | None = None          # data config to build data/NAME from when it is not there
+    weights: dict[str, float] | None = None     # share of the rows by source; None: the manifest's
+
+
+@dataclass
+class Config:
+    size: str
+    model: Model
+    optim: Optim
+    run: Run
+    data: Data = field(default_factory=Data)
+
+
+@dataclass
+class Tokenizer:
+    kind: Literal["bpe", "sentencepiece"] = "bpe"
+    vocab: int = 4096                   # entries, specials and bytes included
+    path: str | None = None             # use this trained tokenizer instead of training one
+
+
+@dataclass
+class Source:
+    """One source of text, kept apart on disk with its licence until rows are mixed (BLOOM, section 3.1)."""
+    name: str
+    path: str | list[str]               # files, folders, globs; or the reader's own argument
+    reader: str = "auto"                # a name in corpus/sources.py READERS; auto: by file name
+    lang: str | None = None             # BCP 47, or a programming language; None: from the record or the file
+    licence: str | None = None
+    weight: float | None = None         # share of the training rows; None: its share of the tokens
+    field: str = "text"                 # of a .jsonl record
+    split: int = 2048                   # characters after which a plain text is cut into documents at a blank line
+
+
+@dataclass
+class Corpus:
+    """What prepare.py turns into data/NAME."""
+    name: str
+    sources: list[Source]
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    val_share: float = 0.05             # of the documents, by hash of the id (ROOTS: the last 5% of each dataset)
+
+
+def load(path, overrides=()):
+    """The resolved settings of config file `path` with `overrides`, a list of "section.field=value"."""
+    if not os.path.isfile(path):
+        raise ValueError(f"no config file {path}; the ones that come with the project are configs/bloom.py and configs/llama.py")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        make, sizes = module.config, getattr(module, "SIZES", None)
+    except (SyntaxError, AttributeError) as e:
+        raise ValueError(f"{path} is not a config file: {e}; it needs a function config()") from e
+    overrides = [o.removeprefix("--").partition("=") for o in overrides]
+    sized = {key: value for key, _, value in overrides if key == "size"} if sizes else {}
+    if sized and sized["size"] not in sizes:
+        raise ValueError(f"unknown size {sized['size']!r} in {path}; it has {', '.join(sizes)}")
+    cfg = make(**sized)
+    for key, equals, value in overrides:
+        if not equals:
+            raise ValueError(f"cannot read {key!r}: settings are written section.field=value")
+        if key not in sized:
+            override(cfg, key, value)
+    return cfg
+
+
+def override(cfg, key, text):
+    """Set one dotted `key` of `cfg` from `text`, checked against the field's type."""
+    *sections, name = key.split(".")
+    at = cfg
+    for section in sections:
+        at = getattr(at, section, None)
+    if not dataclasses.is_dataclass(at) or name not in (hints := typing.get_type_hints(type(at))) \
+            or dataclasses.is_dataclass(hints[name]):
+        known = list(keys(cfg))
+        near = difflib.get_close_matches(key, known, 1, 0.5) or [k for k in known if k.split(".")[-1] == name][:1]
+        raise ValueError(f"unknown setting {key!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"))
+    setattr(at, name, parse(text, hints[name], key))
+
+
+def keys(cfg, prefix=""):
+    for f in dataclasses.fields(cfg):
+        value = getattr(cfg, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from keys(value, prefix + f.name + ".")
+        else:
+            yield prefix + f.name
+
+
+def parse(text, kind, key):
+    """`text` as a value of type `kind`. parse("1e9", int, ...) -> 1000000000"""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if typing.get_origin(kind) is Literal:
+        if text in typing.get_args(kind):
+            return text
+        raise ValueError(f"{key}={text}: it must be one of {', '.join(typing.get_args(kind))}")
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+        value = text
+    for k in kinds:
+        k = typing.get_origin(k) or k
+        if k is type(None) and value is None or k is bool and isinstance(value, bool):
+            return value
+        if k is float and type(value) in (int, float) or k is int and type(value) in (int, float) and value == int(value):
+            return k(value)
+        if k in (tuple, list, dict) and isinstance(value, k):
+            return value
+        if k is str and value is not None:
+            return text
+    names = " or ".join(k.__name__ if isinstance(k, type) and not typing.get_args(k) else str(k) for k in kinds)
+    raise ValueError(f"{key}={text}: it must be {names.replace('NoneType', 'None')}")
+
+
+def check(cfg):
+    """Stop a Config that cannot run, naming the setting, the rule and the way out."""
+    m, r, o = cfg.model, cfg.run, cfg.optim
+    for section in (m, o, r):
+        for f in dataclasses.fields(section):
+            v = getattr(section, f.name)
+            if f.name not in ("seed", "min_lr", "warmup", "weight_decay") and type(v) in (int, float) and not v > 0:
+                raise ValueError(f"{type(section).__name__.lower()}.{f.name}={v}: it must be above 0")
+    if m.dim % m.heads:
+        raise ValueError(f"model.dim={m.dim} does not divide into {m.heads} heads; use {m.dim // m.heads * m.heads or m.heads}")
+    if m.position == "rope" and m.dim // m.heads % 2:
+        raise ValueError(f"model.dim={m.dim} over {m.heads} heads is an odd head width; RoPE turns pairs, use an even one")
+    if m.heads % (m.kv_heads or 1):
+        raise ValueError(f"model.heads={m.heads} is not a multiple of model.kv_heads={m.kv_heads}")
+    for name in (r.name, cfg.data.name):
+        if not name or os.path.basename(name) != name or name.startswith("."):
+            raise ValueError(f"the name {name!r} must be a plain folder name; it becomes runs/NAME or data/NAME")
+    return cfg
+
+
+def differences(old, new, prefix=""):
+    """Yield (key, old, new) for each setting that differs, from two nested dicts."""
+    for key in {**old, **new}:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict) and key != "weights":
+            yield from differences(a, b, prefix + key + ".")
+        elif a != b:
+            yield prefix + key, a, b
+
+
+def plain(cfg):
+    """A dataclass as it is after a trip through JSON: tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(cfg)))
+
+
+def write_json(path, value):
+    """Write whole or not at all: to a new file, then renamed over the old one."""
+    with open(f"{path}.new", "w", encoding="utf-8") as f:
+        json.dump(value, f, indent=1, ensure_ascii=False)
+    os.replace(f"{path}.new", path)
+
+
+def command(main):
+    """Run `main()`; what a user can cause ends in one line and exit code 1, without a traceback."""
+    try:
+        main()
+    except (ValueError, OSError) as e:
+        sys.exit(f"error: {' '.join(str(e).split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)

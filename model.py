@@ -1,0 +1,238 @@
+"""The decoder of both papers: one Transformer, six choices (configs/bloom.py and configs/llama.py set them).
+
+    choice      BLOOM                    LLaMA
+    position    alibi  bias on scores    rope   rotation of q and k
+    norm        layer  mean and variance rms    root mean square only
+    mlp         gelu   C -> 4C -> C      swiglu gated, 8C/3
+    bias        on every Linear          none
+    embed_norm  LayerNorm after lookup   none
+    tied        head = embedding         head of its own
+
+Read it from the parts to the whole: norms, MLPs, positions, attention, block, Transformer; then the cache and the initialisation.
+
+Letters: B batch   T tokens   C model width   H heads   K key heads   D head width (C // H)   F mlp width   V vocabulary   S keys seen
+"""
+import hashlib
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+LOGITS = 2 ** 27        # float32 logits held at once by the loss: 512 MiB; more are computed in chunks
+EXTRA = 8               # coordinates ALiBi adds to a head: three are used, attention kernels like multiples of 8
+IGNORE = -100           # target of a position that is not scored
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis (LLaMA, section 2.2; Zhang and Sennrich 2019)."""
+    def __init__(self, C, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(C)), eps
+
+    def forward(self, x):
+        y = x.float()                                   # squares overflow in half precision
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return y.type_as(x) * self.weight
+
+
+NORM = {"layer": nn.LayerNorm, "rms": RMSNorm}
+
+
+class GELU(nn.Module):
+    """C -> 4C -> C with the tanh form of GELU, the one BLOOM's fused kernel computes."""
+    def __init__(self, C, bias):
+        super().__init__()
+        self.up, self.down = nn.Linear(C, 4 * C, bias=bias), nn.Linear(4 * C, C, bias=bias)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x) (LLaMA, section 2.2; Shazeer 2020): 2/3 of 4C, rounded up to 256, costs what 4C costs without a gate."""
+    def __init__(self, C, bias):
+        super().__init__()
+        width = 256 * math.ceil((8 * C // 3) / 256)
+        self.gate, self.up = nn.Linear(C, width, bias=bias), nn.Linear(C, width, bias=bias)
+        self.down = nn.Linear(width, C, bias=bias)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+MLP = {"gelu": GELU, "swiglu": SwiGLU}
+
+
+def alibi_slopes(H):
+    """(H,) one slope per head (ALiBi, section 3). H need not be a power of two: BLOOM has 112 heads.
+
+    A power of two takes the geometric sequence from 2^(-8/H). Otherwise the heads left over take every other slope
+    of the sequence twice as long. alibi_slopes(3) -> [1/16, 1/256, 1/4]
+    """
+    p = 2 ** math.floor(math.log2(H))
+    slopes = [2 ** (-8 * i / p) for i in range(1, p + 1)]
+    return torch.tensor(slopes + [2 ** (-4 * i / p) for i in range(1, 2 * (H - p), 2)])
+
+
+def alibi(q, k, v, pos, theta):
+    """Add slope * j to the score of key j, with `pos` (B or 1, T) the j's, as a few more coordinates of q and k.
+
+    The softmax ignores what is constant along a row, so slope * j does what slope * (j - i) does, and as a product of
+    coordinates it needs no (H, T, S) mask: every fused causal kernel works as it is. Three coordinates hold the value
+    as a sum, because one bfloat16 cannot tell the keys near position 2048 apart. v is padded to the same width.
+    """
+    (B, H, T, D), K = q.shape, k.shape[1]
+    bias = alibi_slopes(H).to(q.device).view(1, H, 1) * pos.unsqueeze(1) * math.sqrt(D)      # the score is divided by sqrt(D)
+    key = torch.zeros(B, H, T, EXTRA, device=q.device, dtype=q.dtype)
+    for i in range(3):
+        key[..., i] = bias
+        bias = bias - key[..., i].float()
+    query = torch.ones_like(key)
+    if K < H:       # grouped keys are shared by heads with different slopes: give each its own
+        k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
+    return torch.cat((q, query), -1), torch.cat((k, key), -1), F.pad(v, (0, EXTRA))
+
+
+def rope(q, k, v, pos, theta):
+    """Turn pair (i, i + D/2) of q and k by the angle pos * theta^(-2i/D) (RoFormer, section 3.4.2), `pos` (B or 1, T).
+
+    The scores then depend on distances only. Pairs are half a head apart, as in Hugging Face's checkpoints; Meta's
+    pair neighbours (2i, 2i+1), which is the same model with the rows of the q and k matrices in another order.
+    """
+    D = q.shape[-1]
+    angle = pos.float().unsqueeze(-1) * theta ** (-torch.arange(0, D, 2, device=q.device).float() / D)
+    cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)       # (B or 1, 1, T, D/2)
+
+    def turn(x):
+        a, b = x.float().chunk(2, -1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
+    return turn(q), turn(k), v
+
+
+POSITION = {"alibi": alibi, "rope": rope, "none": lambda q, k, v, pos, theta: (q, k, v)}
+
+
+class Attention(nn.Module):
+    def __init__(self, cfg, layer):
+        super().__init__()
+        self.layer = layer
+        self.H, self.K, self.D = cfg.heads, cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads
+        self.place, self.theta = POSITION[cfg.position], cfg.theta
+        self.qkv = nn.Linear(cfg.dim, (self.H + 2 * self.K) * self.D, bias=cfg.bias)
+        self.out = nn.Linear(cfg.dim, cfg.dim, bias=cfg.bias)
+
+    def forward(self, x, pos, mask, cache):
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, -1, self.D).transpose(1, 2).split((self.H, self.K, self.K), 1)     # (B, H or K, T, D)
+        q, k, v = self.place(q, k, v, pos, self.theta)
+        if cache is not None:
+            k, v = cache.add(self.layer, k, v)                                                                # (B, H or K, S, D)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1, scale=self.D ** -0.5,
+                                           enable_gqa=q.shape[1] != k.shape[1])
+        return self.out(y[..., :self.D].transpose(1, 2).reshape(B, T, C))
+
+
+class Block(nn.Module):
+    def __init__(self, cfg, layer):
+        super().__init__()
+        self.norm1, self.attn = NORM[cfg.norm](cfg.dim, eps=cfg.eps), Attention(cfg, layer)
+        self.norm2, self.mlp = NORM[cfg.norm](cfg.dim, eps=cfg.eps), MLP[cfg.mlp](cfg.dim, cfg.bias)
+        self.attn.out.residual = self.mlp.down.residual = True      # they write to the residual stream: init() scales them
+
+    def forward(self, x, pos, mask=None, cache=None):               # pre-norm, both papers
+        x = x + self.attn(self.norm1(x), pos, mask, cache)
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Token ids to logits. `cfg` is config.Model with `vocab` set. Build it under torch.device("meta") to count, then init()."""
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = cfg
+        self.embed = nn.Embedding(cfg.vocab, cfg.dim)
+        self.embed_norm = nn.LayerNorm(cfg.dim, eps=cfg.eps) if cfg.embed_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.layers))
+        self.norm = NORM[cfg.norm](cfg.dim, eps=cfg.eps)
+        self.head = None if cfg.tied else nn.Linear(cfg.dim, cfg.vocab, bias=False)
+
+    def forward(self, ids, targets=None, cache=None):
+        """(B, T) ids to (B, T, V) logits; with targets (B, T) to the sum of their losses, IGNOREd ones left out."""
+        n, T = (cache.n if cache else 0), ids.shape[1]
+        pos = torch.arange(n, n + T, device=ids.device).unsqueeze(0)
+        mask = None
+        if cache and (cache.pad is not None or n and T > 1):        # the fused causal mask knows neither padding nor a past
+            key, query = torch.arange(n + T, device=ids.device), pos.unsqueeze(-1)              # (S,), (1, T, 1)
+            mask = key <= query
+            if cache.pad is not None:
+                mask = mask & (key >= cache.pad.view(-1, 1, 1)) | (key == query)                # padding sees itself, or softmax has nothing
+                pos = pos - cache.pad.unsqueeze(1)
+            mask = mask.unsqueeze(1)                                                            # (B or 1, 1, T, S)
+        x = self.embed_norm(self.embed(ids))
+        for block in self.blocks:
+            x = block(x, pos, mask, cache)
+        x = self.norm(x)
+        if cache:
+            cache.n += T
+        return self.logits(x) if targets is None else self.loss(x, targets)
+
+    def logits(self, x):
+        return F.linear(x, self.embed.weight if self.head is None else self.head.weight)
+
+    def loss(self, x, targets):
+        """Sum of the cross entropies of x (B, T, C) against targets (B, T), in nats.
+
+        For 250,880 entries the logits of one BLOOM row are 2 GiB in float32: above LOGITS numbers they are computed
+        chunk by chunk, and again in the backward pass.
+        """
+        def part(x, targets):
+            return F.cross_entropy(self.logits(x).float(), targets, ignore_index=IGNORE, reduction="sum")
+        x, targets = x.flatten(0, 1), targets.flatten()
+        rows = max(1, LOGITS // self.cfg.vocab)
+        if len(x) <= rows:
+            return part(x, targets)
+        return sum(checkpoint(part, a, b, use_reentrant=False) for a, b in zip(x.split(rows), targets.split(rows)))
+
+
+class Cache:
+    """Keys and values of the tokens seen, allocated once for S tokens. `pad` (B,): tokens of left padding in each row, or None."""
+    def __init__(self, cfg, B, S, pad=None, device=None, dtype=torch.float32):
+        alibi = cfg.position == "alibi"
+        K, D = cfg.heads if alibi else cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads + EXTRA * alibi
+        self.k, self.v = torch.zeros(2, cfg.layers, B, K, S, D, device=device, dtype=dtype)
+        self.n, self.pad = 0, pad
+
+    def add(self, layer, k, v):
+        """Store (B, K, T, D) behind what the layer has; returns all S of them."""
+        S = self.n + k.shape[2]
+        self.k[layer, :, :, self.n:S], self.v[layer, :, :, self.n:S] = k, v
+        return self.k[layer, :, :, :S], self.v[layer, :, :, :S]
+
+
+@torch.no_grad()
+def init(model, seed):
+    """Normal(0, init_std) for matrices and embeddings, divided by sqrt(2 * layers) where they write to the residual stream;
+    biases 0, norms 1. Each matrix has a generator of its own, so weights depend on (seed, name) and nothing else."""
+    for name, m in model.named_modules():
+        if isinstance(m, (nn.Linear, nn.Embedding)):
+            std = model.cfg.init_std / (math.sqrt(2 * model.cfg.layers) if getattr(m, "residual", False) else 1)
+            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+            m.weight.normal_(0, std, generator=torch.Generator(m.weight.device).manual_seed(int.from_bytes(digest[:8], "little", signed=True)))
+        elif isinstance(m, (nn.LayerNorm, RMSNorm)):
+            m.weight.fill_(1)
+        if getattr(m, "bias", None) is not None:
+            m.bias.zero_()
+    return model
+
+
+def count(model):
+    """Parameters; a tied head is the embedding and counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def flops_per_token(cfg, parameters):
+    """Training FLOPs per token: 6 per parameter in a product, and attention's scores over a whole row of `context` keys.
+    An untied embedding is only looked up; a tied one is also the head."""
+    multiplied = parameters - (0 if cfg.tied else cfg.vocab * cfg.dim)
+    return 6 * multiplied + 12 * cfg.layers * cfg.dim * cfg.context
