@@ -71,7 +71,7 @@ class Run:
 @dataclass
 class Data:
     name: str = "sample"                # data/NAME
-    prepare: str | None = None          # data config to build data/NAME from when it is not there
+    prepare: str | None = None          # what to give prepare.py when data/NAME is not there: a data config and its settings
     weights: dict[str, float] | None = None     # share of the rows by source; None: the manifest's
 
 

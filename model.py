@@ -157,8 +157,8 @@ class Transformer(nn.Module):
         self.norm = NORM[cfg.norm](cfg.dim, eps=cfg.eps)
         self.head = None if cfg.tied else nn.Linear(cfg.dim, cfg.vocab, bias=False)
 
-    def forward(self, ids, targets=None, cache=None):
-        """(B, T) ids to (B, T, V) logits; with targets (B, T) to the sum of their losses, IGNOREd ones left out."""
+    def forward(self, ids, targets=None, cache=None, last=False):
+        """(B, T) ids to (B, T, V) logits, of the `last` token only if asked; with targets (B, T) to the sum of their losses, IGNOREd ones left out."""
         n, T = (cache.n if cache else 0), ids.shape[1]
         pos = torch.arange(n, n + T, device=ids.device).unsqueeze(0)
         mask = None
@@ -175,7 +175,7 @@ class Transformer(nn.Module):
         x = self.norm(x)
         if cache:
             cache.n += T
-        return self.logits(x) if targets is None else self.loss(x, targets)
+        return self.logits(x[:, -1:] if last else x) if targets is None else self.loss(x, targets)
 
     def logits(self, x):
         return F.linear(x, self.embed.weight if self.head is None else self.head.weight)

@@ -9,7 +9,7 @@ ROW = 2048                      # tokens in a row of the paper; its schedules co
 
 # size   layers  width  heads  peak lr  rows per step  ramp increment    tokens   (the paper's table of hyper-parameters)
 SIZES = {
-    "toy":  (4,    192,     6,  3e-3,        16,            None,         1.6e6),
+    "toy":  (4,    128,     4,  4e-3,        16,            None,         1.0e6),
     "560m": (24,  1024,    16,  3.0e-4,     256,              32,         341e9),
     "1b1":  (24,  1536,    16,  2.5e-4,     256,              16,         341e9),
     "1b7":  (24,  2048,    16,  2.0e-4,     512,              16,         341e9),
@@ -33,7 +33,7 @@ def config(size="toy"):
     data = Data(name="roots")
     if size == "toy":           # the same program, small: what is not set here is as above
         model.context, model.vocab = 256, None
-        model.init_std = 0.02   # near sqrt(2 / 5h): 0.0048 is far too small for 192 columns
+        model.init_std = round((3 * dim) ** -0.5, 4)        # the rule behind 0.0048
         optim = Optim(lr=lr, min_lr=lr / 10, warmup=40 * batch * model.context)
         run = Run(name="bloom-toy", tokens=int(tokens), batch=batch, micro=batch, eval_every=100, save_every=100)
         data = Data(name="sample", prepare="configs/data/sample.py")

@@ -9,7 +9,7 @@ STEP = 2048 * 2048              # tokens per step: the paper says 4M
 
 # size   layers  width  heads  peak lr     eps    tokens   (Table 2)
 SIZES = {
-    "toy":  (4,    192,     6,   3e-3,    1e-6,    1.6e6),
+    "toy":  (4,    128,     4,   4e-3,    1e-6,    1.0e6),
     "7b":   (32,  4096,    32,  3.0e-4,   1e-6,    1.0e12),
     "13b":  (40,  5120,    40,  3.0e-4,   1e-6,    1.0e12),
     "33b":  (60,  6656,    52,  1.5e-4,   1e-6,    1.4e12),
@@ -33,5 +33,5 @@ def config(size="toy"):
         model.context, model.vocab = 256, None
         run = Run(name="llama-toy", tokens=int(tokens), batch=16, micro=16, eval_every=100, save_every=100)
         optim.warmup = 40 * run.batch * model.context
-        data = Data(name="sample-sentencepiece", prepare="configs/data/sample.py")
+        data = Data(name="sample-sentencepiece", prepare="configs/data/sample.py name=sample-sentencepiece tokenizer.kind=sentencepiece")
     return Config(size, model, optim, run, data)

@@ -11,6 +11,7 @@ import gzip
 import json
 import lzma
 import os
+import zlib
 
 from corpus import stories
 
@@ -20,7 +21,7 @@ CODE = {".c": "c", ".h": "c", ".cc": "c++", ".cpp": "c++", ".hpp": "c++", ".cs":
         ".lua": "lua", ".php": "php", ".py": "python", ".rb": "ruby", ".rs": "rust", ".scala": "scala", ".ts": "typescript"}    # ROOTS' thirteen
 SKIPPED = {"node_modules", "__pycache__", "site-packages"}
 KEPT = {"lang", "licence", "license", "url", "author", "title", "date", "credit"}       # fields of a .jsonl record that stay with the text
-LONGEST = 1 << 20       # bytes of a line read at once: a file without line ends must fit in memory too
+LONGEST = 1 << 20       # bytes of a plain text line read at once: a file without line ends must fit in memory too
 
 
 def suffixes(path):
@@ -51,11 +52,11 @@ def files(path):
     return found
 
 
-def lines(f):
-    """(number, byte offset, line) of a binary file; a line above LONGEST comes in parts, cut between characters."""
+def lines(f, longest):
+    """(number, byte offset, line) of a binary file; a line above `longest` bytes comes in parts, cut between characters."""
     number, at = 1, 0
-    while line := f.readline(LONGEST):
-        while not line.endswith(b"\n") and (more := f.peek(1)[:1]) and more[0] & 0xC0 == 0x80:
+    while line := f.readline(longest):
+        while longest > 0 and not line.endswith(b"\n") and (more := f.peek(1)[:1]) and more[0] & 0xC0 == 0x80:
             line += f.read(1)
         yield number, at, line
         number, at = number + line.endswith(b"\n"), at + len(line)
@@ -77,7 +78,7 @@ def read_text(f, name, source):
         if bad:
             return {"id": f"{name}#{number}", "dropped": "invalid_utf8", "place": f"{name}, {bad}"}
         return {"id": f"{name}#{number}", "text": "".join(part).strip("\n")}
-    for _, at, line in lines(f):
+    for _, at, line in lines(f, LONGEST):
         text, wrong = decode(line, at)
         if at == 0 and text:
             text = text.removeprefix("\ufeff")
@@ -93,7 +94,7 @@ def read_text(f, name, source):
 
 def read_jsonl(f, name, source):
     """One JSON object per line; the text is in field `source.field`."""
-    for number, at, line in lines(f):
+    for number, at, line in lines(f, -1):
         text, bad = decode(line, at)
         if bad:
             yield {"id": f"{name}:{number}", "dropped": "invalid_utf8", "place": f"{name}:{number}, {bad}"}
@@ -166,7 +167,7 @@ def read(source, progress=None):
                         yield document | {k: v for k, v in known.items() if v and (k == "source" or not document.get(k))}
                         if progress:
                             progress.at(before + raw.tell())
-                except (EOFError, gzip.BadGzipFile, lzma.LZMAError, OSError) as e:
+                except (EOFError, lzma.LZMAError, zlib.error, OSError) as e:
                     raise ValueError(f"cannot read {file}: {e}") from e
                 if progress:
                     progress.at(before + os.path.getsize(file))

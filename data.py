@@ -1,0 +1,182 @@
+"""Token files to training rows. The order of the rows is a function of (data, seed, row number) and of nothing else, so any number
+of processes, any micro-batch, any stop and restart read the same rows.
+
+    python data.py data/sample              # what is in it
+    python data.py data/sample --row 0      # the first training row, as text, with its source
+
+Letters: B rows   T tokens in a row (model.context)
+"""
+import argparse
+import json
+import math
+import os
+
+import numpy as np
+
+import config
+import tokenizer as tokenizers
+from model import IGNORE
+
+CYCLE = 65_536          # rows after which every source has had exactly its share
+
+
+def permuted(i, n, key):
+    """Number `i` (an array of ints below n) of a random order of 0 ... n-1 that is never written down: 10^8 rows cost no memory.
+
+    A Feistel network permutes the next power of four above n; numbers that land outside [0, n) go through it again
+    (Black and Rogaway 2002). `key` is a tuple of ints, hashed into the round keys.
+    """
+    half = max(1, math.ceil(math.log2(max(n, 2)) / 2))
+    mask, rounds = np.uint64(2 ** half - 1), np.random.SeedSequence(key).generate_state(6, np.uint64)
+    x = np.atleast_1d(np.asarray(i)).astype(np.uint64)
+
+    def once(x):
+        left, right = x >> np.uint64(half), x & mask
+        for k in rounds:
+            h = (right + k) * np.uint64(0x9E3779B97F4A7C15)                 # products wrap around: that is the mixing
+            h = (h ^ (h >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+            left, right = right, left ^ ((h >> np.uint64(40)) & mask)
+        return left << np.uint64(half) | right
+    x = once(x)
+    while (outside := x >= n).any():
+        x[outside] = once(x[outside])
+    return x.astype(np.int64)
+
+
+def batch_at(seen, run):
+    """Rows in the step that starts after `seen` rows: run.batch, or BLOOM's ramp up to it (first, increment, rows until it is full)."""
+    if run.ramp is None or seen > run.ramp[2]:
+        return run.batch
+    first, increment, until = run.ramp
+    per = until / ((run.batch - first) / increment)
+    return first + int(seen / per) * increment
+
+
+def rows_before(step, run):
+    """Rows read before `step` (counted from 0). Walks the levels of the ramp, not the steps."""
+    seen = 0
+    if run.ramp is not None:
+        first, increment, until = run.ramp
+        per = until / ((run.batch - first) / increment)
+        while step and seen <= until:
+            batch = batch_at(seen, run)
+            end = until + 1 if batch == run.batch else (int(seen / per) + 1) * per
+            steps = min(step, max(1, math.ceil((end - seen) / batch)))
+            seen, step = seen + steps * batch, step - steps
+    return seen + step * run.batch
+
+
+def steps_in(run, T):
+    """Steps until run.tokens tokens have been read."""
+    low, high = 0, math.ceil(run.tokens / T / min(run.batch, run.ramp[0] if run.ramp else run.batch)) + 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if rows_before(middle, run) * T < run.tokens else (low, middle)
+    return low
+
+
+class Split:
+    """One source's token file as windows of T tokens, each with the token after it; the last one is filled up with IGNOREd targets."""
+    def __init__(self, path, dtype, tokens, T):
+        size = os.path.getsize(path) if os.path.exists(path) else -1
+        if size != tokens * np.dtype(dtype).itemsize:
+            raise ValueError(f"{path} has {max(size, 0):,} bytes where the manifest says {tokens * np.dtype(dtype).itemsize:,}; delete its data folder and prepare it again")
+        self.tokens, self.T = np.memmap(path, dtype, "r") if tokens else np.empty(0, dtype), T
+        self.windows = math.ceil(max(0, tokens - 1) / T)
+
+    def window(self, w):
+        """x, y (T,) int64."""
+        row = self.tokens[w * self.T:(w + 1) * self.T + 1].astype(np.int64)
+        x, y = np.zeros(self.T, np.int64), np.full(self.T, IGNORE, np.int64)
+        x[:len(row) - 1], y[:len(row) - 1] = row[:-1], row[1:]
+        return x, y
+
+
+class Rows:
+    """Rows of data/NAME for a Config. `sources` are their names; `weights` their shares of the rows."""
+    def __init__(self, cfg):
+        self.run, self.T, self.folder = cfg.run, cfg.model.context, f"data/{cfg.data.name}"
+        self.manifest = m = read_manifest(self.folder)
+        self.sources = list(m["sources"])
+        self.train, self.val = ([Split(f"{self.folder}/tokens/{s}/{split}.bin", m["dtype"], m["sources"][s][split]["tokens"], self.T)
+                                 for s in self.sources] for split in ("train", "val"))
+        self.val_bytes = [m["sources"][s]["val"]["bytes"] for s in self.sources]
+        total = sum(len(s.tokens) for s in self.train)
+        if total < self.T + 1:
+            raise ValueError(f"{self.folder} has {total:,} training tokens; one row of model.context={self.T} needs {self.T + 1:,}: add text, or use a shorter context")
+        given = cfg.data.weights
+        for name in given or ():
+            if name not in self.sources:
+                raise ValueError(f"data.weights names {name!r}; {self.folder} has {', '.join(self.sources)}")
+        if given is None and all(m["sources"][s]["weight"] is not None for s in self.sources):
+            given = {s: m["sources"][s]["weight"] for s in self.sources}
+        weights = np.array([len(s.tokens) if given is None else given.get(n, 0) if s.windows else 0 for n, s in zip(self.sources, self.train)], float)
+        if not (weights >= 0).all() or not weights.sum() > 0:
+            raise ValueError(f"weights {given}: they must not be negative, and one must be above 0")
+        self.weights = weights / weights.sum()
+        # rows of each source in a CYCLE, by largest remainder; a source with any weight gets one
+        exact = self.weights * CYCLE
+        self.quota = np.maximum(exact.astype(int), self.weights > 0)
+        for s in np.argsort(self.quota - exact)[:max(0, CYCLE - self.quota.sum())]:
+            self.quota[s] += 1
+        self.quota[self.quota.argmax()] += CYCLE - self.quota.sum()
+        self.ends = np.cumsum(self.quota)
+
+    def where(self, rows):
+        """Row numbers of the run (array) to their (source, number within the source): each CYCLE in an order of its own."""
+        rows = np.asarray(rows)
+        cycle, slot = np.divmod(rows, CYCLE)
+        for c in np.unique(cycle):
+            slot[cycle == c] = permuted(slot[cycle == c], CYCLE, (self.run.seed, 1, int(c)))
+        source = np.searchsorted(self.ends, slot, side="right")
+        return source, cycle * self.quota[source] + slot - (self.ends - self.quota)[source]
+
+    def windows(self, rows):
+        """Row numbers to (source, epoch, window): each window once per epoch of its source, each epoch in a new order."""
+        source, number = self.where(rows)
+        n = np.array([s.windows for s in self.train])[source]
+        epoch, window = np.divmod(number, np.maximum(n, 1))
+        for s, e in set(zip(source.tolist(), epoch.tolist())):
+            at = (source == s) & (epoch == e)
+            window[at] = permuted(window[at], self.train[s].windows, (self.run.seed, 2, s, e))
+        return source, epoch, window
+
+    def rows(self, step):
+        """(x, y, which) of `step`: two (B, T) int64 arrays, and the rows' names as an array of (source, epoch, window)."""
+        first, end = rows_before(step, self.run), rows_before(step + 1, self.run)
+        source, epoch, window = self.windows(np.arange(first, end))
+        pairs = [self.train[s].window(w) for s, w in zip(source, window)]
+        return np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs]), np.stack((source, epoch, window), 1)
+
+    def seen(self, step):
+        """{source: (tokens read before `step`, epochs)} without reading anything."""
+        full, rest = divmod(rows_before(step, self.run), CYCLE)
+        counts = full * self.quota + np.bincount(self.where(full * CYCLE + np.arange(rest))[0], minlength=len(self.sources))
+        return {name: (int(c) * self.T, round(int(c) / max(1, s.windows), 3)) for name, c, s in zip(self.sources, counts, self.train)}
+
+
+def read_manifest(folder):
+    if not os.path.exists(f"{folder}/manifest.json"):
+        raise ValueError(f"there is no prepared data in {folder}; make it with python prepare.py --input PATH... --name {os.path.basename(folder)}")
+    with open(f"{folder}/manifest.json", encoding="utf-8") as f:
+        return json.load(f)
+
+
+def main():
+    import prepare
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("folder", metavar="data/NAME")
+    ap.add_argument("--row", type=int, help="print training row number N")
+    ap.add_argument("--context", type=int, default=256, help="tokens in a row (default: 256)")
+    args = ap.parse_args()
+    if args.row is None:
+        return prepare.report(read_manifest(args.folder))
+    cfg = config.Config("", config.Model(1, 1, 1, "none", "rms", "gelu", False, False, True, 1, 1, args.context), None,
+                        config.Run("", 1, batch=1), config.Data(os.path.basename(os.path.normpath(args.folder))))
+    rows = Rows(cfg)
+    x, _, which = rows.rows(args.row)
+    print(f"source {rows.sources[which[0, 0]]}, epoch {which[0, 1]}, window {which[0, 2]}\n{tokenizers.load(f'{rows.folder}/tokenizer').decode(x[0].tolist())}")
+
+
+if __name__ == "__main__":
+    config.command(main)
