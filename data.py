@@ -17,7 +17,7 @@ import config
 import tokenizer as tokenizers
 from model import IGNORE
 
-CYCLE = 65_536          # rows after which every source has had exactly its share
+CYCLE = 65_536          # rows after which every source has had exactly its share; their order is the only list that is written down
 
 
 def permuted(i, n, key):
@@ -120,16 +120,27 @@ class Rows:
         for s in np.argsort(self.quota - exact)[:max(0, CYCLE - self.quota.sum())]:
             self.quota[s] += 1
         self.quota[self.quota.argmax()] += CYCLE - self.quota.sum()
-        self.ends = np.cumsum(self.quota)
+        self.cycles = {}
+
+    def cycle(self, c):
+        """Cycle `c` of the run: the source of each of its CYCLE rows, and how many rows of that source came before it in the cycle."""
+        if c not in self.cycles:
+            sources = np.random.default_rng([self.run.seed, c]).permutation(np.repeat(np.arange(len(self.quota)), self.quota))
+            rank = np.empty(CYCLE, np.int64)
+            rank[np.argsort(sources, kind="stable")] = np.concatenate([np.arange(q) for q in self.quota])
+            self.cycles = {n: kept for n, kept in self.cycles.items() if abs(n - c) == 1} | {c: (sources, rank)}
+        return self.cycles[c]
 
     def where(self, rows):
-        """Row numbers of the run (array) to their (source, number within the source): each CYCLE in an order of its own."""
-        rows = np.asarray(rows)
+        """Row numbers of the run (array) to their (source, number within the source)."""
+        source, number = np.empty((2, len(rows)), np.int64)
         cycle, slot = np.divmod(rows, CYCLE)
-        for c in np.unique(cycle):
-            slot[cycle == c] = permuted(slot[cycle == c], CYCLE, (self.run.seed, 1, int(c)))
-        source = np.searchsorted(self.ends, slot, side="right")
-        return source, cycle * self.quota[source] + slot - (self.ends - self.quota)[source]
+        for c in np.unique(cycle).tolist():
+            sources, rank = self.cycle(c)
+            at = cycle == c
+            source[at] = sources[slot[at]]
+            number[at] = c * self.quota[source[at]] + rank[slot[at]]
+        return source, number
 
     def windows(self, rows):
         """Row numbers to (source, epoch, window): each window once per epoch of its source, each epoch in a new order."""
@@ -151,7 +162,7 @@ class Rows:
     def seen(self, step):
         """{source: (tokens read before `step`, epochs)} without reading anything."""
         full, rest = divmod(rows_before(step, self.run), CYCLE)
-        counts = full * self.quota + np.bincount(self.where(full * CYCLE + np.arange(rest))[0], minlength=len(self.sources))
+        counts = full * self.quota + np.bincount(self.cycle(full)[0][:rest], minlength=len(self.sources))
         return {name: (int(c) * self.T, round(int(c) / max(1, s.windows), 3)) for name, c, s in zip(self.sources, counts, self.train)}
 
 

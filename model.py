@@ -200,7 +200,7 @@ class Cache:
     def __init__(self, cfg, B, S, pad=None, device=None, dtype=torch.float32):
         alibi = cfg.position == "alibi"
         K, D = cfg.heads if alibi else cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads + EXTRA * alibi
-        self.k, self.v = torch.zeros(2, cfg.layers, B, K, S, D, device=device, dtype=dtype)
+        self.k, self.v = (torch.zeros(cfg.layers, B, K, S, D, device=device, dtype=dtype) for _ in "kv")
         self.n, self.pad = 0, pad
 
     def add(self, layer, k, v):

@@ -1,0 +1,69 @@
+"""Shared by the tests: a small prepared corpus of each tokenizer kind, and a configuration that trains on it in a second."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import config
+import prepare
+from corpus import stories
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A folder with data/tiny (bpe) and data/tiny-sp (sentencepiece): two languages as two sources."""
+    folder, before = tmp_path_factory.mktemp("prepared"), os.getcwd()
+    os.chdir(folder)
+    for lang in ("en", "fr"):
+        with open(f"{ROOT}/samples/stories/{lang}.txt", encoding="utf-8") as f:
+            grammar = stories.parse(f.read(), lang)
+        os.makedirs(lang)
+        for i in range(60):
+            with open(f"{lang}/{i:03d}.txt", "w", encoding="utf-8") as f:
+                f.write(stories.draw(grammar, lang, i))
+    for name, kind in ("tiny", "bpe"), ("tiny-sp", "sentencepiece"):
+        prepare.prepare(config.Corpus(name, [config.Source(lang, lang, lang=lang) for lang in ("en", "fr")], config.Tokenizer(kind, 500)))
+    os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def work(prepared, tmp_path, monkeypatch):
+    """An empty current folder that sees the prepared corpus; signal handlers are put back afterwards."""
+    monkeypatch.chdir(tmp_path)
+    os.symlink(prepared / "data", tmp_path / "data")
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield tmp_path
+    for s, handler in handlers.items():
+        signal.signal(s, handler)
+
+
+@pytest.fixture
+def own_data(work, prepared):
+    """As `work`, with a copy of the corpus that the test may damage."""
+    os.remove("data")
+    shutil.copytree(prepared / "data", "data")
+    return work
+
+
+def arguments(model, name, *more):
+    data = "tiny" if model == "bloom" else "tiny-sp"
+    return [f"{ROOT}/configs/{model}.py", "model.layers=2", "model.dim=24", "model.heads=3", "model.context=32", "run.batch=4", "run.micro=2",
+            "run.tokens=2560", "run.save_every=10", "run.eval_every=10", "run.eval_rows=4", "run.log_every=1", "optim.warmup=512",
+            "run.device=cpu", "run.dtype=float32", f"data.name={data}", f"run.name={name}", *more]
+
+
+def tiny(model, name, *more):
+    """A 20-step run with accumulation: two micro-batches of two rows."""
+    path, *settings = arguments(model, name, *more)
+    return config.check(config.load(path, settings))
+
+
+def run(script, *args, **kwargs):
+    """A command as a user types it."""
+    return subprocess.run([sys.executable, f"{ROOT}/{script}", *map(str, args)], capture_output=True, text=True, timeout=120, **kwargs)

@@ -1,0 +1,81 @@
+import config
+import numpy as np
+import pytest
+from conftest import ROOT, tiny
+from data import CYCLE, Rows, Split, batch_at, permuted, rows_before, steps_in
+from model import IGNORE
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 256, 1000, 65_536])
+def test_the_permutation_visits_every_number_once(n):
+    order = permuted(np.arange(n), n, (1, 2))
+    assert sorted(order) == list(range(n))
+    assert all(permuted(i, n, (1, 2))[0] == order[i] for i in range(0, n, max(1, n // 7))), "one index alone gives the same"
+    if n > 100:
+        assert (order != permuted(np.arange(n), n, (1, 3))).mean() > 0.9 and (order != np.arange(n)).mean() > 0.9
+        assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.15, "neighbours are strangers"
+
+
+def test_the_permutation_reaches_beyond_what_memory_could_list():
+    i = np.arange(0, 10 ** 15, 10 ** 12)
+    assert len(set(permuted(i, 10 ** 15, (0,)))) == len(i) and permuted(i, 10 ** 15, (0,)).max() < 10 ** 15
+
+
+def test_bloom_batch_ramp_is_that_of_the_public_training_log():
+    run = config.load(f"{ROOT}/configs/bloom.py", ["size=176b"]).run
+    for seen, batch in (0, 192), (84_186, 192), (84_187, 208), (1_000_000, 368), (5_000_000, 1136), (9_765_625, 2048), (10 ** 8, 2048):
+        assert batch_at(seen, run) == batch
+    assert rows_before(12_695, run) == 9_841_584 and rows_before(95_000, run) == 178_402_224
+    assert rows_before(12_658, run) >= 9_765_625 > rows_before(12_657, run), "the ramp ends at iteration 12,658"
+    seen = 0
+    for step in range(3000):        # the closed form is the walk
+        assert rows_before(step, run) == seen
+        seen += batch_at(seen, run)
+
+
+@pytest.mark.parametrize("size, steps", [("560m", 659_489), ("1b1", 657_784), ("1b7", 336_873), ("3b", 337_713), ("7b1", 337_713)])
+def test_steps_to_341_billion_tokens(size, steps):
+    run = config.load(f"{ROOT}/configs/bloom.py", [f"size={size}"]).run
+    assert abs(steps_in(run, 2048) - steps) <= 1, "our count is to 341e9, rounded up to whole steps"
+
+
+def test_rows_depend_on_data_seed_and_step_only(work):
+    a, b, other = Rows(tiny("bloom", "a")), Rows(tiny("bloom", "b", "run.micro=1")), Rows(tiny("bloom", "a", "run.seed=1"))
+    for step in (0, 7, 1000):
+        assert all(np.array_equal(p, q) for p, q in zip(a.rows(step), b.rows(step)))
+    assert not np.array_equal(a.rows(0)[2], other.rows(0)[2])
+    big = Rows(tiny("bloom", "a", "run.batch=8"))
+    assert np.array_equal(np.concatenate([a.rows(s)[2] for s in range(4)]), np.concatenate([big.rows(s)[2] for s in range(2)])), "the batch size only cuts the stream of rows"
+
+
+def test_each_window_comes_once_per_epoch_of_its_source_in_a_new_order(work):
+    rows = Rows(tiny("bloom", "a"))
+    source, epoch, window = rows.windows(np.arange(6000))
+    for s, split in enumerate(rows.train):
+        orders = [window[(source == s) & (epoch == e)].tolist() for e in range(epoch[source == s].max())]
+        assert len(orders) > 2 and all(sorted(o) == list(range(split.windows)) for o in orders) and orders[0] != orders[1]
+
+
+def test_weights_are_kept_exactly_over_a_cycle(work):
+    rows = Rows(tiny("bloom", "a", "data.weights={'en': 0.75, 'fr': 0.25}"))
+    assert np.bincount(rows.where(np.arange(CYCLE, 2 * CYCLE))[0]).tolist() == [CYCLE * 3 // 4, CYCLE // 4]
+    only = Rows(tiny("bloom", "a", "data.weights={'fr': 1}"))
+    assert set(only.windows(np.arange(100))[0]) == {1}
+    with pytest.raises(ValueError, match="'de'.*en, fr"):
+        Rows(tiny("bloom", "a", "data.weights={'de': 1}"))
+
+
+def test_tokens_seen_by_source_are_those_that_were_read(work):
+    rows = Rows(tiny("bloom", "a"))
+    source = np.concatenate([rows.rows(s)[2][:, 0] for s in range(50)])
+    assert {n: t for n, (t, _) in rows.seen(50).items()} == {n: int((source == i).sum()) * 32 for i, n in enumerate(rows.sources)}
+
+
+def test_windows_cover_every_token_after_the_first_exactly_once(tmp_path):
+    np.arange(100, dtype="<u2").tofile(tmp_path / "x.bin")
+    split = Split(tmp_path / "x.bin", "<u2", 100, 32)
+    x, y = zip(*(split.window(w) for w in range(split.windows)))
+    y = np.concatenate(y)
+    assert y[y != IGNORE].tolist() == list(range(1, 100)) and x[3][:3].tolist() == [96, 97, 98]
+    with pytest.raises(ValueError, match="200 bytes .* 202"):
+        Split(tmp_path / "x.bin", "<u2", 101, 32)

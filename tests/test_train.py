@@ -1,0 +1,244 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import checkpoint
+import config
+import pytest
+import torch
+import train
+from conftest import ROOT, arguments, run, tiny
+from model import Transformer, init
+from safetensors.torch import load
+
+BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
+TIMINGS = {"seconds", "tokens_per_second", "mfu"}
+
+
+def log(run):
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in open(f"runs/{run}/log.jsonl")]
+
+
+def weights(run, step=20):
+    """Every tensor of a checkpoint, optimizer included."""
+    folder = f"runs/{run}/checkpoints/{step:07d}"
+    return {part + name: t for part in ("model", "optimizer") for f in os.listdir(f"{folder}/{part}") if f.endswith(".safetensors")
+            for name, t in load(open(f"{folder}/{part}/{f}", "rb").read()).items()}
+
+
+def assert_same_run(a, b):
+    assert log(a) == log(b), "rows, losses, norms and learning rates must be the same to the last bit"
+    x, y = weights(a), weights(b)
+    assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x), [k for k in x if not torch.equal(x[k], y[k])]
+
+
+DIES = """
+import os, signal, sys
+import checkpoint, data, train
+rows, write = data.Rows.rows, checkpoint.config.write_json
+def read(self, step):
+    if "{where}" == "step" and step == 14: os.kill(os.getpid(), signal.SIGKILL)
+    return rows(self, step)
+def written(path, value):
+    if "{where}" == "save" and path.endswith("0000020/done"): os.kill(os.getpid(), signal.SIGKILL)
+    write(path, value)
+data.Rows.rows, checkpoint.config.write_json = read, written
+train.main()
+"""
+
+
+@BOTH
+@pytest.mark.parametrize("where", ["step", "save"])
+def test_kill_and_resume_equals_not_stopping(work, name, where):
+    train.train(tiny(name, "whole"))
+    killed = subprocess.run([sys.executable, "-c", DIES.replace("{where}", where), *arguments(name, "killed")], env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL and checkpoint.steps("runs/killed") == [10], killed.stderr
+    train.train(tiny(name, "killed"))
+    assert_same_run("whole", "killed")
+
+
+def test_sigterm_saves_at_the_step_boundary_and_exits_0_also_twice(work):
+    train.train(tiny("bloom", "whole", "run.tokens=38400", "run.save_every=1000", "run.eval_every=1000"))       # 300 steps
+    args = arguments("bloom", "stopped", "run.tokens=38400", "run.save_every=1000", "run.eval_every=1000")
+    for _ in range(2):
+        p = subprocess.Popen([sys.executable, f"{ROOT}/train.py", *args], stdout=subprocess.PIPE, text=True)
+        for line in p.stdout:
+            if line.startswith("step ") and "loss" in line and "validation" not in line:
+                p.send_signal(signal.SIGTERM)
+                break
+        rest = p.stdout.read()
+        assert p.wait() == 0 and "stopped by SIGTERM" in rest, rest
+        assert 0 < checkpoint.steps("runs/stopped")[-1] < 300
+    train.train(tiny("bloom", "stopped", "run.tokens=38400", "run.save_every=1000", "run.eval_every=1000"))
+    assert log("whole") == log("stopped")
+    a, b = weights("whole", 300), weights("stopped", 300)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@BOTH
+def test_micro_batches_do_not_change_the_result(work, name):
+    for micro in (1, 4):
+        train.train(tiny(name, f"m{micro}", f"run.micro={micro}"))
+    for a, b in zip(log("m1"), log("m4")):
+        if "loss" in a:
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["rows"] == b["rows"]
+
+
+def test_the_loss_goes_down_and_twice_is_the_same(work):
+    """A golden toy run: from about ln 512 = 6.2 at the start to clearly less."""
+    for name in ("a", "b"):
+        train.train(tiny("bloom", name, "run.tokens=12800", "optim.lr=1e-2", "run.save_every=100", "run.eval_every=50"))
+    val = [r["val"]["loss"] for r in log("a") if "val" in r]
+    assert 6.0 < val[0] < 6.8 and val[-1] < 5.0 and val[-1] < val[1] < val[0]
+    assert log("a") == log("b")
+
+
+def test_decay_is_for_matrices_only(work):
+    model = init(Transformer(tiny_model()), 0)
+    decayed, plain = train.adamw(model, config.load(f"{ROOT}/configs/bloom.py").optim).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0
+    assert "embed.weight" in [names[id(p)] for p in decayed["params"]]
+    assert all("norm" in names[id(p)] or names[id(p)].endswith("bias") for p in plain["params"]) and len(plain["params"]) > 0
+
+
+def tiny_model():
+    cfg = config.load(f"{ROOT}/configs/bloom.py", ["model.layers=1", "model.dim=16", "model.heads=2", "model.vocab=64"])
+    return cfg.model
+
+
+def test_one_step_is_adamw_on_the_clipped_mean_gradient(work):
+    """The first step by hand: Adam moves each weight by lr * sign(g), and decays matrices by lr * 0.1."""
+    cfg = tiny("bloom", "one", "run.tokens=128", "run.save_every=1", "optim.warmup=128", "optim.lr=1e-3", "optim.decay=256")
+    train.train(cfg)
+    before, after = init(Transformer(cfg.model), cfg.run.seed).embed.weight.detach(), weights("one", 1)
+    rows = __import__("data").Rows(cfg)
+    x, y, _ = rows.rows(0)
+    model = init(Transformer(cfg.model), cfg.run.seed)
+    (model(torch.from_numpy(x), torch.from_numpy(y)) / (y >= 0).sum()).backward()
+    norm = torch.sqrt(sum((p.grad ** 2).sum() for p in model.parameters()))
+    g = model.embed.weight.grad * min(1, 1 / (norm + 1e-6))
+    want = before * (1 - 1e-3 * 0.1) - 1e-3 * g / (g.abs() + 1e-8)
+    assert torch.allclose(after["modelembed.weight"], want, atol=2e-6)
+    assert log("one")[1]["norm"] == pytest.approx(norm.item(), rel=1e-4)
+
+
+def test_finished_and_changed_runs_say_so(work, capsys):
+    train.train(tiny("bloom", "r"))
+    capsys.readouterr()
+    train.train(tiny("bloom", "r"))
+    assert "runs/r is complete: 20 steps" in capsys.readouterr().out
+    train.train(tiny("bloom", "r", "run.tokens=3840", "optim.clip=0.5"))
+    out = capsys.readouterr().out
+    assert "optim.clip 1.0 -> 0.5" in out and "continuing runs/r after step 20" in out and log("r")[-1]["step"] == 30
+    for setting, words in ("model.dim=48", "another shape: model.dim is 24 there and 48 here"), ("run.seed=7", "run.seed=42"), ("data.name=tiny-sp", "another tokenizer|data"):
+        with pytest.raises(ValueError, match=words):
+            train.train(tiny("bloom", "r", setting))
+
+
+def test_only_the_newest_and_the_best_checkpoints_are_kept(work):
+    for step in range(1, 7):
+        os.makedirs(f"runs/r/checkpoints/{step:07d}")
+        open(f"runs/r/checkpoints/{step:07d}/done", "w").close()
+    checkpoint.prune("runs/r", 2, 3)
+    assert checkpoint.steps("runs/r") == [3, 5, 6]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "not done"])
+@pytest.mark.parametrize("part", ["model", "optimizer"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(work, capsys, damage, part):
+    train.train(tiny("bloom", "r"))
+    want = weights("r")
+    folder = "runs/r/checkpoints/0000020"
+    path = f"{folder}/done" if damage == "not done" else f"{folder}/{part}/{os.listdir(f'{folder}/{part}')[0]}"
+    if damage in ("delete", "not done"):
+        os.remove(path)
+    else:
+        content = bytearray(open(path, "rb").read())
+        content[-100] ^= 1
+        open(path, "wb").write(content if damage == "flip" else content[:-8])
+    capsys.readouterr()
+    train.train(tiny("bloom", "r"))
+    out = capsys.readouterr().out
+    assert "continuing runs/r after step 10" in out
+    assert damage == "not done" or path in out and "using the one before it" in out
+    assert all(torch.equal(t, want[k]) for k, t in weights("r").items())
+
+
+def test_when_every_checkpoint_is_damaged_it_does_not_start_over_silently(work):
+    train.train(tiny("bloom", "r"))
+    for step in (10, 20):
+        os.remove(f"runs/r/checkpoints/{step:07d}/state.json")
+    with pytest.raises(ValueError, match="none of the 2 checkpoints"):
+        train.train(tiny("bloom", "r"))
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_never_reaches_optimizer_or_checkpoint(work, monkeypatch, what):
+    forward = Transformer.forward
+    calls = []
+
+    def poisoned(self, ids, targets=None, **k):
+        out = forward(self, ids, targets, **k)
+        calls.append(torch.is_grad_enabled())
+        if sum(calls) == 27:        # the first micro-batch of step 14
+            return out * float("nan") if what == "loss" else out + (self.embed.weight.sum() * 1e38 * 1e38 - self.embed.weight.sum() * 1e38 * 1e38).nan_to_num() + Inf.apply(self.embed.weight)
+        return out
+
+    class Inf(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, w):
+            ctx.shape = w.shape
+            return w.new_zeros(())
+
+        @staticmethod
+        def backward(ctx, g):
+            return torch.full(ctx.shape, float("inf"))
+    monkeypatch.setattr(Transformer, "forward", poisoned)
+    with pytest.raises(ValueError, match="step 14: loss .* not finite.*last checkpoint is 10"):
+        train.train(tiny("bloom", "r"))
+    assert checkpoint.steps("runs/r") == [10] and log("r")[-1]["step"] == 13
+    monkeypatch.undo()
+
+
+def test_a_full_disk_during_a_save_leaves_the_checkpoint_before(work, monkeypatch):
+    write = config.write_json
+
+    def full(path, value):
+        if "0000020" in path:
+            raise OSError(28, "No space left on device")
+        write(path, value)
+    monkeypatch.setattr(config, "write_json", full)
+    with pytest.raises(OSError, match="cannot save runs/r/checkpoints/0000020.*No space left.*is intact"):
+        train.train(tiny("bloom", "r"))
+    assert checkpoint.steps("runs/r") == [10] and not os.path.exists("runs/r/checkpoints/0000020")
+
+
+def test_bad_settings_and_data_are_one_clear_line(own_data):
+    def failure(*more, model="bloom"):
+        began = time.time()
+        out = run("train.py", *arguments(model, "x", *more))
+        assert out.returncode == 1 and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1 and not os.path.exists("runs"), (out, time.time() - began)
+        return out.stderr
+    assert "unknown size '9b'" in failure("size=9b")
+    assert "did you mean 'optim.lr'" in failure("optim.lrr=1")
+    assert "no prepared data in data/nothing" in failure("data.name=nothing")
+    e = failure("model.context=100000")
+    assert "training tokens" in e and "100,001" in e
+    assert "500 entries" in failure("model.vocab=300")
+    with open("data/tiny/tokens/en/train.bin", "ab") as f:
+        f.write(b"xx")
+    assert "train.bin has" in failure()
+
+
+def test_data_made_again_with_another_tokenizer_is_refused(own_data):
+    train.train(tiny("bloom", "r"))
+    with open("data/tiny/manifest.json") as f:
+        manifest = json.load(f)
+    manifest["tokenizer"]["fingerprint"] = "other"
+    config.write_json("data/tiny/manifest.json", manifest)
+    with pytest.raises(ValueError, match="another tokenizer than that of data/tiny"):
+        train.train(tiny("bloom", "r"))
