@@ -1,12 +1,10 @@
-"""Save and load a run: safetensors through torch.distributed.checkpoint, which also writes and reads shards. Nothing is pickled.
+"""Save and load a run: safetensors, written and read by torch.distributed.checkpoint. Nothing is pickled.
 
     runs/NAME/checkpoints/0000200/   model/*.safetensors   optimizer/*.safetensors   state.json   done
 
 `done` is written last and holds the size and SHA-256 of every other file: without it a folder is not a checkpoint, and a file
 that does not match is refused by name. Read it from save() to resume().
 """
-import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -20,15 +18,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 import config
 
 
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")      # "assuming the intent is to save in a single process": it is
+
+
 class Unusable(ValueError):
     """A checkpoint that is incomplete or damaged."""
-
-
-@contextlib.contextmanager
-def quiet():
-    with warnings.catch_warnings():         # "assuming the intent is to save in a single process": it is
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
 
 
 def moments(model, optimizer):
@@ -42,29 +36,20 @@ def moments(model, optimizer):
     return flat
 
 
-def sha256(path):
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def save(run, step, model, optimizer, state):
     """Write checkpoint `step` of folder `run`; `state` is a dict of plain facts. A failure leaves the others as they are."""
     folder = f"{run}/checkpoints/{step:07d}"
     shutil.rmtree(folder, ignore_errors=True)       # what an interrupted save left
     try:
         for part, tensors in ("model", dict(model.named_parameters())), ("optimizer", moments(model, optimizer)):
-            with quiet():
-                dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), no_dist=True)
+            dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), no_dist=True)
         config.write_json(f"{folder}/state.json", {"step": step, **state})
-        config.write_json(f"{folder}/done", {name: [os.path.getsize(f"{folder}/{name}"), sha256(f"{folder}/{name}")] for name in contents(folder)})
+        files = [os.path.join(at, f) for at, _, files in os.walk(folder) for f in files]
+        config.write_json(f"{folder}/done", {os.path.relpath(f, folder): [os.path.getsize(f), config.sha256(f)] for f in files})
     except (OSError, CheckpointException) as e:
         shutil.rmtree(folder, ignore_errors=True)
         raise OSError(f"cannot save {folder}: {' '.join(str(e).split())[-200:]}; free some space and run the same command again, the checkpoint before it is intact") from e
     return folder
-
-
-def contents(folder):
-    return sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, files in os.walk(folder) for f in files if f != "done")
 
 
 def steps(run):
@@ -90,7 +75,7 @@ def verify(folder):
                 path = f"{folder}/{name}"
                 if not os.path.exists(path) or os.path.getsize(path) != size:
                     raise Unusable(f"{path} is {'missing' if not os.path.exists(path) else f'{os.path.getsize(path):,} bytes where {size:,} were written'}")
-                if sha256(path) != digest:
+                if config.sha256(path) != digest:
                     raise Unusable(f"{path} has changed since it was written")
     except (json.JSONDecodeError, OSError) as e:
         raise Unusable(f"{folder}/done cannot be read: {e}") from e
@@ -101,8 +86,7 @@ def load(folder, model, optimizer=None):
     verify(folder)
     for part, tensors in [("model", dict(model.named_parameters()))] + ([("optimizer", moments(model, optimizer))] if optimizer else []):
         try:
-            with quiet():
-                dcp.load(tensors, storage_reader=HuggingFaceStorageReader(f"{folder}/{part}"), no_dist=True)
+            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(f"{folder}/{part}"), no_dist=True)
         except CheckpointException as e:            # a BaseException: it would pass every `except Exception`
             raise Unusable(f"{folder}/{part} does not fit this model: {' '.join(str(e).split())[-200:]}") from e
     with open(f"{folder}/state.json", encoding="utf-8") as f:

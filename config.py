@@ -8,6 +8,7 @@ A config file is short Python with a function `config(size)` that returns a Conf
 import ast
 import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import json
 import os
@@ -225,6 +226,11 @@ def write_json(path, value):
     with open(f"{path}.new", "w", encoding="utf-8") as f:
         json.dump(value, f, indent=1, ensure_ascii=False)
     os.replace(f"{path}.new", path)
+
+
+def sha256(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def command(main):

@@ -1,20 +1,15 @@
 """Token files to training rows. The order of the rows is a function of (data, seed, row number) and of nothing else, so any number
-of processes, any micro-batch, any stop and restart read the same rows.
-
-    python data.py data/sample              # what is in it
-    python data.py data/sample --row 0      # the first training row, as text, with its source
+of processes, any micro-batch, any stop and restart read the same rows. Read it from permuted() to Rows.
 
 Letters: B rows   T tokens in a row (model.context)
 """
-import argparse
+import functools
 import json
 import math
 import os
 
 import numpy as np
 
-import config
-import tokenizer as tokenizers
 from model import IGNORE
 
 CYCLE = 65_536          # rows after which every source has had exactly its share; their order is the only list that is written down
@@ -120,16 +115,14 @@ class Rows:
         for s in np.argsort(self.quota - exact)[:max(0, CYCLE - self.quota.sum())]:
             self.quota[s] += 1
         self.quota[self.quota.argmax()] += CYCLE - self.quota.sum()
-        self.cycles = {}
+        self.cycle = functools.lru_cache(2)(self.cycle)
 
     def cycle(self, c):
         """Cycle `c` of the run: the source of each of its CYCLE rows, and how many rows of that source came before it in the cycle."""
-        if c not in self.cycles:
-            sources = np.random.default_rng([self.run.seed, c]).permutation(np.repeat(np.arange(len(self.quota)), self.quota))
-            rank = np.empty(CYCLE, np.int64)
-            rank[np.argsort(sources, kind="stable")] = np.concatenate([np.arange(q) for q in self.quota])
-            self.cycles = {n: kept for n, kept in self.cycles.items() if abs(n - c) == 1} | {c: (sources, rank)}
-        return self.cycles[c]
+        sources = np.random.default_rng([self.run.seed, c]).permutation(np.repeat(np.arange(len(self.quota)), self.quota))
+        rank = np.empty(CYCLE, np.int64)
+        rank[np.argsort(sources, kind="stable")] = np.concatenate([np.arange(q) for q in self.quota])
+        return sources, rank
 
     def where(self, rows):
         """Row numbers of the run (array) to their (source, number within the source)."""
@@ -171,23 +164,3 @@ def read_manifest(folder):
         raise ValueError(f"there is no prepared data in {folder}; make it with python prepare.py --input PATH... --name {os.path.basename(folder)}")
     with open(f"{folder}/manifest.json", encoding="utf-8") as f:
         return json.load(f)
-
-
-def main():
-    import prepare
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("folder", metavar="data/NAME")
-    ap.add_argument("--row", type=int, help="print training row number N")
-    ap.add_argument("--context", type=int, default=256, help="tokens in a row (default: 256)")
-    args = ap.parse_args()
-    if args.row is None:
-        return prepare.report(read_manifest(args.folder))
-    cfg = config.Config("", config.Model(1, 1, 1, "none", "rms", "gelu", False, False, True, 1, 1, args.context), None,
-                        config.Run("", 1, batch=1), config.Data(os.path.basename(os.path.normpath(args.folder))))
-    rows = Rows(cfg)
-    x, _, which = rows.rows(args.row)
-    print(f"source {rows.sources[which[0, 0]]}, epoch {which[0, 1]}, window {which[0, 2]}\n{tokenizers.load(f'{rows.folder}/tokenizer').decode(x[0].tolist())}")
-
-
-if __name__ == "__main__":
-    config.command(main)

@@ -227,7 +227,6 @@ def init(model, seed):
 
 
 def count(model):
-    """Parameters; a tied head is the embedding and counts once."""
     return sum(p.numel() for p in model.parameters())
 
 

@@ -2,7 +2,6 @@
 
     python prepare.py configs/data/sample.py
     python prepare.py --input book.txt notes/ 'crawl/*.jsonl.gz' --name mine --vocab 8000
-    python prepare.py --input book.txt --name mine-sp --kind sentencepiece --vocab 2000
 
 Writes data/NAME: corpus/SOURCE/documents.jsonl, dropped/REASON.jsonl, tokenizer/, tokens/SOURCE/{train,val}.{bin,idx}, manifest.json.
 A text that is not valid UTF-8 is dropped, not repaired: the document it would be part of goes to dropped/invalid_utf8.jsonl with its place.
@@ -31,23 +30,16 @@ LEAST = 1024                    # tokens below which there is nothing to train o
 
 
 class Progress:
-    """A line on the terminal, rewritten every half second, with the time left; a plain line every 30 seconds in a log file."""
+    """A line every five seconds with the time left."""
     def __init__(self, what, total):
         self.what, self.total, self.done = what, max(total, 1), 0
-        self.every = 0.5 if sys.stderr.isatty() else 30
         self.start = self.shown = time.time()
 
     def at(self, done):
         self.done, now = done, time.time()
-        if now - self.shown > self.every and done:
+        if now - self.shown > 5 and done:
             self.shown = now
-            left = (now - self.start) * (self.total / done - 1)
-            print(f"\r{self.what} {min(1, done / self.total):6.1%}, {left:.0f} s left " if self.every < 1 else f"{self.what} {done / self.total:.1%}, {left:.0f} s left",
-                  end="" if self.every < 1 else "\n", file=sys.stderr, flush=True)
-
-    def finish(self):
-        if self.every < 1:
-            print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
+            print(f"{self.what} {min(1, done / self.total):4.0%}   {(now - self.start) * max(0, self.total / done - 1):.0f}s left", file=sys.stderr, flush=True)
 
 
 def place(source, document_id):
@@ -84,7 +76,6 @@ def read(corpus, out):
                 s["languages"][document.get("lang") or "unknown"] += size
                 s["lowest"] = min(s["lowest"], place(source.name, document["id"]))
                 f.write(json.dumps(document, ensure_ascii=False) + "\n")
-    progress.finish()
     return stats
 
 
@@ -148,9 +139,7 @@ def tokenize(corpus, out, stats, tokenizer):
         for split in files:
             for f in files[split]:
                 f.close()
-            with open(f"{out}/tokens/{name}/{split}.bin", "rb") as f:
-                result[name][split]["sha256"] = hashlib.file_digest(f, "sha256").hexdigest()
-    progress.finish()
+            result[name][split]["sha256"] = config.sha256(f"{out}/tokens/{name}/{split}.bin")
     return result, dtype.str
 
 

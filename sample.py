@@ -139,12 +139,8 @@ def main():
     args = ap.parse_args()
     if args.tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1 or args.top_k is not None and args.top_k < 1:
         raise ValueError("--tokens and --top-k are at least 1, --temperature at least 0, --top-p above 0 and at most 1")
-    prompts = list(args.prompt or [])
-    if args.file:
-        with open(args.file, encoding="utf-8") as f:
-            prompts += f.read().splitlines()
-    if not prompts:
-        prompts = [sys.stdin.read().removesuffix("\n")]
+    with open(args.file or os.devnull, encoding="utf-8") as f:
+        prompts = (args.prompt or []) + f.read().splitlines() or [sys.stdin.read().removesuffix("\n")]
     model, tokenizer = load(args.run, args.device, args.step)
     parts = continuations(model, tokenizer, prompts, args.stop, tokens=args.tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
     if len(prompts) == 1:

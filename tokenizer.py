@@ -1,6 +1,5 @@
 """Text to ids and back, without loss: BLOOM's byte-level BPE, trained here, and LLaMA's SentencePiece, behind one interface.
 
-    python tokenizer.py train --input samples --vocab 2000 --kind bpe --out data/my-tokenizer
     python tokenizer.py train --input book.txt --vocab 1000 --kind sentencepiece --out data/my-tokenizer
 
 Both kinds have  encode(text) -> ids   encode_batch(texts)   decode(ids)   bytes_of(id)   save(folder)
@@ -131,8 +130,9 @@ class BPE:
         def text(entry):
             return "".join(CHAR[b] for b in entry)
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        os.makedirs(folder, exist_ok=True)
         split = {"type": "Split", "pattern": {"Regex": REGEX}, "behavior": "Isolated", "invert": False}
-        write(folder, self.file, {
+        config.write_json(os.path.join(folder, self.file), {
             "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
             "added_tokens": [{"id": i, "content": s, "single_word": False, "lstrip": False, "rstrip": False,
                               "normalized": False, "special": True} for i, s in enumerate(SPECIALS)],
@@ -142,7 +142,7 @@ class BPE:
                       "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
                       "vocab": {s: i for i, s in enumerate(SPECIALS)} | {text(e): i for e, i in self.ranks.items()},
                       "merges": [[text(a), text(b)] for a, b in self.merges]}})
-        write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
+        config.write_json(os.path.join(folder, "tokenizer_config.json"), {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False,
               "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
 
     @classmethod
@@ -225,7 +225,7 @@ class SentencePiece:
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, self.file), "wb") as f:
             f.write(self.model)
-        write(folder, "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True,
+        config.write_json(os.path.join(folder, "tokenizer_config.json"), {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True,
               "clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"})
 
     @classmethod
@@ -243,12 +243,6 @@ def utf8(text):
         text.encode()
     except UnicodeEncodeError as e:
         raise ValueError(f"character {e.start} of the text is the lone surrogate {text[e.start]!r}: it is not Unicode text; repair or drop it") from e
-
-
-def write(folder, name, value):
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
-        json.dump(value, f, ensure_ascii=False, indent=1)
 
 
 def train(kind, texts, vocab):

@@ -9,6 +9,7 @@ Letters: B rows in a micro-batch   T tokens   V vocabulary
 """
 import argparse
 import contextlib
+import datetime
 import json
 import math
 import os
@@ -57,10 +58,6 @@ def choose_device(run):
     why = "as set" if run.dtype != "auto" else "the device is good at it" if good else "the device has no fast bfloat16"
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads" if device == "cpu" else device
     return device, torch.bfloat16 if bf16 else None, f"{device} ({name}), {'bfloat16 products, float32 weights' if bf16 else 'float32'}: {why}"
-
-
-def tensors(device, *arrays):
-    return [torch.from_numpy(a).to(device, non_blocking=True) for a in arrays]
 
 
 @torch.no_grad()
@@ -132,10 +129,6 @@ def start(cfg, rows):
     return run
 
 
-def duration(seconds):
-    return f"{seconds:.0f}s" if seconds < 120 else f"{seconds / 60:.0f}m" if seconds < 7200 else f"{seconds / 3600:.0f}h" if seconds < 172_800 else f"{seconds / 86_400:.0f}d"
-
-
 def train(cfg):
     if cfg.data.prepare and not os.path.exists(f"data/{cfg.data.name}/manifest.json"):
         file, *settings = cfg.data.prepare.split()
@@ -193,7 +186,7 @@ def train(cfg):
         x, y, which = rows.rows(step)
         valid, total, tokens = int((y != IGNORE).sum()), 0.0, data.rows_before(step + 1, r) * T
         for at in range(0, len(x), r.micro):        # summed over the global batch, then divided by all its valid tokens
-            a, b = tensors(device, x[at:at + r.micro], y[at:at + r.micro])
+            a, b = (torch.from_numpy(part[at:at + r.micro]).to(device, non_blocking=True) for part in (x, y))
             with precision():
                 loss = model(a, b) / valid
             loss.backward()
@@ -216,7 +209,7 @@ def train(cfg):
             log.write(step=step, tokens=tokens, loss=loss, lr=lr, norm=norm, rows=which.tolist() if len(which) <= 64 else None,
                       sources=rows.seen(step), seconds=round(now - began, 3), tokens_per_second=round(speed), mfu=mfu)
             print(f"step {step:>6}/{steps}   loss {loss:.4f}   lr {lr:.2e}   norm {norm:5.2f}   {speed / 1000:.1f}k tok/s"
-                  f"{f'   MFU {mfu:.1%}' if mfu else ''}   {duration(left)} left", flush=True)
+                  f"{f'   MFU {mfu:.1%}' if mfu else ''}   {datetime.timedelta(seconds=round(left))} left", flush=True)
             last, tokens_since = now, 0
     seen = "   ".join(f"{name} {t:,} tokens, {e} epochs" for name, (t, e) in list(rows.seen(steps).items())[:6])
     print(f"read: {seen}\nwrote {run}: log.jsonl and checkpoint {folder}\nnow: python sample.py {run} --prompt \"...\"")

@@ -1,7 +1,7 @@
 """BLOOM (arXiv 2211.05100): the table of sizes and the recipe. Read it beside llama.py.
 
     python train.py configs/bloom.py                  # toy: minutes on a laptop
-    torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1 data.name=roots
+    python train.py configs/bloom.py size=560m data.name=roots
 """
 from config import Config, Data, Model, Optim, Run
 

@@ -1,7 +1,7 @@
 """LLaMA (arXiv 2302.13971): the table of sizes and the recipe. Read it beside bloom.py.
 
     python train.py configs/llama.py                  # toy: minutes on a laptop
-    torchrun --nproc_per_node=8 train.py configs/llama.py size=7b data.name=llama
+    python train.py configs/llama.py size=7b data.name=llama
 """
 from config import Config, Data, Model, Optim, Run
 

@@ -146,18 +146,14 @@ def read_stories(f, name, source):
 READERS = {"text": read_text, "jsonl": read_jsonl, "code": read_code, "samples": read_samples, "stories": read_stories}
 
 
-def reader(name):
-    ending = suffixes(name)[1]
-    return READERS["jsonl" if ending == ".jsonl" else "code" if ending in CODE else "text"]
-
-
 def read(source, progress=None):
     """Yield the documents of a config.Source in an order that does not change."""
     if source.reader != "auto" and source.reader not in READERS:
         raise ValueError(f"source {source.name}: unknown reader {source.reader!r}; use auto or one of {', '.join(READERS)}")
     for path in [source.path] if isinstance(source.path, str) else source.path:
         for file, name in files(path):
-            make = READERS.get(source.reader) or reader(name)
+            ending = suffixes(name)[1]
+            make = READERS["jsonl" if ending == ".jsonl" else "code" if ending in CODE else "text"] if source.reader == "auto" else READERS[source.reader]
             with open(file, "rb") as raw:
                 f = OPEN.get(suffixes(file)[2], lambda raw: raw)(raw)
                 before = progress.done if progress else 0

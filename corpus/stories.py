@@ -1,15 +1,10 @@
 """Simple stories in several languages, drawn from small grammars with a fixed seed: the part of the default corpus that a
 model of a few minutes can learn to write. Read samples/stories/en.txt first; a new language is one such file.
-
-    python -m corpus.stories samples/stories/en.txt          # print five
-
 A grammar has slots, `hero: Mina | Sara`, and plots: lines of alternatives. A slot keeps its value through a story, so the
 model must remember who the story is about and what was lost.
 """
-import os
 import random
 import re
-import sys
 
 PER_LANGUAGE = 1500
 
@@ -41,15 +36,3 @@ def draw(grammar, lang, number):
     values = {slot: random_.choice(options) for slot, options in slots.items()}
     story = ("" if lang.startswith("zh") else " ").join(random_.choice(line) for line in random_.choice(plots))
     return re.sub(r"{(.*?)}", lambda m: values[m[1]], story)
-
-
-def main():
-    path = sys.argv[1]
-    with open(path, encoding="utf-8") as f:
-        grammar = parse(f.read(), path)
-    for number in range(5):
-        print(draw(grammar, os.path.basename(path).removesuffix(".txt"), number), end="\n\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ def test_every_file_begins_with_how_to_run_or_read_it(path):
     assert doc and re.search(r"python|torchrun|Read ", doc[1])
 
 
-@pytest.mark.parametrize("script", ["train.py", "prepare.py", "tokenizer.py", "sample.py", "data.py"])
+@pytest.mark.parametrize("script", ["train.py", "prepare.py", "tokenizer.py", "sample.py"])
 def test_every_command_has_help_with_an_example(script):
     out = subprocess.run([sys.executable, f"{ROOT}/{script}", "--help"], capture_output=True, text=True)
     assert out.returncode == 0 and f"python {script}" in out.stdout
