@@ -105,7 +105,7 @@ class Text:
 
 def continuations(model, tokenizer, prompts, stops=(), **settings):
     """Yield (prompt number, new text) for a list of strings, as it becomes certain; joined they are each prompt's continuation."""
-    ids = [tokenizer.prompt + tokenizer.encode(p) or [tokenizer.eos] for p in prompts]       # nothing to go on: begin as after a document
+    ids = [[tokenizer.eos, *tokenizer.prompt, *tokenizer.encode(p)] for p in prompts]        # in the training rows a text follows the end of another
     texts, words = [Text(stops) for _ in prompts], generate(model, tokenizer, ids, **settings)
     try:
         b, i = next(words)
