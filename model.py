@@ -96,7 +96,7 @@ def alibi(q, k, v, pos, theta):
 
 
 def rope(q, k, v, pos, theta):
-    """Turn pair (i, i + D/2) of q and k by the angle pos * theta^(-2i/D) (RoFormer, section 3.4.2), `pos` (B or 1, T).
+    """Turn pair (i, i + D/2) of q and k by the angle pos * theta^(-2i/D) (RoFormer; Su et al. 2021), `pos` (B or 1, T).
 
     The scores then depend on distances only. Pairs are half a head apart, as in Hugging Face's checkpoints; Meta's
     pair neighbours (2i, 2i+1), which is the same model with the rows of the q and k matrices in another order.

@@ -135,10 +135,12 @@ def main():
     ap.add_argument("--stop", action="append", default=[], help="end before this text; may be repeated")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--step", type=int, help="use the checkpoint of this step (default: the newest)")
-    ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda if there, else cpu")
+    ap.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda if there, else cpu")
     args = ap.parse_args()
     if args.tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1 or args.top_k is not None and args.top_k < 1:
         raise ValueError("--tokens and --top-k are at least 1, --temperature at least 0, --top-p above 0 and at most 1")
+    if args.device == "cuda" and not torch.cuda.is_available() or args.device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {args.device}: this machine has none; use --device cpu")
     with open(args.file or os.devnull, encoding="utf-8") as f:
         prompts = (args.prompt or []) + f.read().splitlines() or [sys.stdin.read().removesuffix("\n")]
     model, tokenizer = load(args.run, args.device, args.step)

@@ -23,7 +23,6 @@ import checkpoint
 import config
 import data
 import prepare
-import tokenizer as tokenizers
 from model import IGNORE, Transformer, count, flops_per_token, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -63,7 +62,7 @@ def choose_device(run):
 @torch.no_grad()
 def evaluate(model, rows, run, device, precision, stop):
     """{source: loss in nats per token, bits per byte} over the validation split in file order, and over all of it; None if `stop` asks."""
-    result, all_nats, all_tokens, all_bits, all_bytes = {}, 0.0, 0, 0.0, 0
+    result, all_nats, all_tokens, all_bytes = {}, 0.0, 0, 0.0
     for name, split, size in zip(rows.sources, rows.val, rows.val_bytes):
         nats, tokens = 0.0, 0
         windows = range(min(split.windows, run.eval_rows or split.windows))

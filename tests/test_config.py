@@ -35,7 +35,7 @@ def test_settings_that_cannot_run_are_refused(setting):
 
 
 def test_bloom_learning_rates_are_those_of_the_public_training_log():
-    """FACTS of the 176B run, in rows of 2048 tokens: the log prints 5.969e-05, 5.279e-05 and 4.475e-05."""
+    """The 176B run, counted in rows of 2048 tokens: its log prints 5.969e-05, 5.279e-05 and 4.475e-05."""
     cfg = config.load(BLOOM, ["size=176b"])
     for rows, lr in (183_105, 6e-5), (9_841_584, 5.969e-5), (47_770_544, 5.279e-5), (71_455_664, 4.475e-5), (100_000_000, 3.3039e-5), (178_402_224, 7.5417e-6), (200_000_000, 6e-6), (220_000_000, 6e-6):
         assert lr_at(rows * 2048, cfg.optim, cfg.run.tokens) == pytest.approx(lr, rel=2e-4), f"at {rows} rows"

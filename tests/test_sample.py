@@ -109,7 +109,7 @@ def test_the_command_takes_its_prompt_from_argument_file_and_standard_input(runs
     assert run("sample.py", *args, input="Once upon\n").stdout == one.stdout
     both = run("sample.py", *args, "--file", tmp_path / "p.txt").stdout
     assert both.split("\n---\n")[0] == one.stdout.rstrip("\n") and "One day" in both
-    for bad, words in ([runs / "none", "--prompt", "a"], "is not a run"), ([*args, "--prompt", "a", "--step", 7], "no checkpoint of step 7"), ([*args, "--prompt", "a", "--top-p", 0], "--top-p above 0"):
+    for bad, words in ([runs / "none", "--prompt", "a"], "is not a run"), ([*args, "--prompt", "a", "--step", 7], "no checkpoint of step 7"), ([*args, "--prompt", "a", "--top-p", 0], "--top-p above 0"), ([*args, "--prompt", "a", "--device", "mps"], "this machine has none"):
         out = run("sample.py", *bad)
         assert out.returncode == 1 and words in out.stderr and out.stderr.count("\n") == 1, out
 

@@ -7,6 +7,7 @@ import time
 
 import checkpoint
 import config
+import data
 import pytest
 import torch
 import train
@@ -115,8 +116,7 @@ def test_one_step_is_adamw_on_the_clipped_mean_gradient(work):
     cfg = tiny("bloom", "one", "run.tokens=128", "run.save_every=1", "optim.warmup=128", "optim.lr=1e-3", "optim.decay=256")
     train.train(cfg)
     before, after = init(Transformer(cfg.model), cfg.run.seed).embed.weight.detach(), weights("one", 1)
-    rows = __import__("data").Rows(cfg)
-    x, y, _ = rows.rows(0)
+    x, y, _ = data.Rows(cfg).rows(0)
     model = init(Transformer(cfg.model), cfg.run.seed)
     (model(torch.from_numpy(x), torch.from_numpy(y)) / (y >= 0).sum()).backward()
     norm = torch.sqrt(sum((p.grad ** 2).sum() for p in model.parameters()))
@@ -185,10 +185,10 @@ def test_what_is_not_finite_never_reaches_optimizer_or_checkpoint(work, monkeypa
         out = forward(self, ids, targets, **k)
         calls.append(torch.is_grad_enabled())
         if sum(calls) == 27:        # the first micro-batch of step 14
-            return out * float("nan") if what == "loss" else out + (self.embed.weight.sum() * 1e38 * 1e38 - self.embed.weight.sum() * 1e38 * 1e38).nan_to_num() + Inf.apply(self.embed.weight)
+            return out * float("nan") if what == "loss" else out + Inf.apply(self.embed.weight)
         return out
 
-    class Inf(torch.autograd.Function):
+    class Inf(torch.autograd.Function):         # adds 0 to the loss and infinity to the gradient
         @staticmethod
         def forward(ctx, w):
             ctx.shape = w.shape
@@ -201,7 +201,6 @@ def test_what_is_not_finite_never_reaches_optimizer_or_checkpoint(work, monkeypa
     with pytest.raises(ValueError, match="step 14: loss .* not finite.*last checkpoint is 10"):
         train.train(tiny("bloom", "r"))
     assert checkpoint.steps("runs/r") == [10] and log("r")[-1]["step"] == 13
-    monkeypatch.undo()
 
 
 def test_a_full_disk_during_a_save_leaves_the_checkpoint_before(work, monkeypatch):
