@@ -37,6 +37,13 @@ def test_any_text_comes_back_exactly(tokenizer, texts):
     assert tokenizer.decode(tokenizer.encode(everything)) == everything
 
 
+def test_a_run_of_spaces_longer_than_the_regex_engine_bears(texts):
+    bpe = T.train("bpe", texts, 400)
+    text = "a" + " " * 1_200_000 + "b"
+    assert bpe.decode(bpe.encode(text)) == text
+    assert all(bpe.encode_long(t) == bpe.encode(t) for t in SCRIPTS + texts), "the way around it gives the same ids"
+
+
 def test_a_batch_is_encoded_as_its_texts_are_and_unk_never_appears(tokenizer):
     batch = tokenizer.encode_batch(SCRIPTS)
     assert batch == [tokenizer.encode(t) for t in SCRIPTS]
