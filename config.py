@@ -133,8 +133,7 @@ def load(path, overrides=()):
     for key, equals, value in overrides:
         if not equals:
             raise ValueError(f"cannot read {key!r}: settings are written section.field=value")
-        if key not in sized:
-            override(cfg, key, value)
+        override(cfg, key, value)
     return cfg
 
 
