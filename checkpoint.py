@@ -2,20 +2,25 @@
 
     runs/NAME/checkpoints/0000200/   model/*.safetensors   optimizer/*.safetensors   state.json   done
 
-`done` is written last and holds the size and SHA-256 of every other file: without it a folder is not a checkpoint, and a file
-that does not match is refused by name. Read it from save() to resume().
+Each process writes the rows it keeps, and reads those it needs, so a run saved by N processes goes on with M. `done` is written
+last and holds the size and SHA-256 of every other file: without it a folder is not a checkpoint, and a file that does not match is
+refused by name. Processes share one file system. Read it from moments() to newest().
 """
 import json
 import os
 import shutil
+import threading
 import warnings
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 import config
+import distributed
 
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")      # "assuming the intent is to save in a single process": it is
@@ -36,20 +41,67 @@ def moments(model, optimizer):
     return flat
 
 
-def save(run, step, model, optimizer, state):
-    """Write checkpoint `step` of folder `run`; `state` is a dict of plain facts. A failure leaves the others as they are."""
-    folder = f"{run}/checkpoints/{step:07d}"
-    shutil.rmtree(folder, ignore_errors=True)       # what an interrupted save left
+def write(folder, tensors, state, group=None):
+    """Write a checkpoint: `tensors` is {"model": {name: tensor}, "optimizer": ...}, `state` a dict of plain facts. All processes
+    together; where it fails on one it is an OSError on all, and no folder is left."""
+    rank, world = distributed.place()
     try:
-        for part, tensors in ("model", dict(model.named_parameters())), ("optimizer", moments(model, optimizer)):
-            dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), no_dist=True)
-        config.write_json(f"{folder}/state.json", {"step": step, **state})
-        files = [os.path.join(at, f) for at, _, files in os.walk(folder) for f in files]
-        config.write_json(f"{folder}/done", {os.path.relpath(f, folder): [os.path.getsize(f), config.sha256(f)] for f in files})
-    except (OSError, CheckpointException) as e:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise OSError(f"cannot save {folder}: {' '.join(str(e).split())[-200:]}; free some space and run the same command again, the checkpoint before it is intact") from e
-    return folder
+        for part, values in tensors.items():
+            dcp.save(values, storage_writer=HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), process_group=group, no_dist=world == 1)
+        distributed.once(lambda: config.write_json(f"{folder}/state.json", state), group)
+        files = sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, names in os.walk(folder) for f in names)
+        facts = distributed.sum(distributed.together(lambda: digests(folder, files), group), group)
+        done = {f: [os.path.getsize(f"{folder}/{f}"), bytes(row.tolist()).hex()] for f, row in zip(files, facts)}
+        distributed.once(lambda: config.write_json(f"{folder}/done", done), group)
+    except (OSError, CheckpointException) as e:         # a BaseException: it passes every `except Exception`
+        distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True), group)
+        raise OSError(f"cannot save {folder}: {' '.join(str(e).split())[-200:]}") from e
+
+
+def digests(folder, files):
+    """(files, 32) bytes: the SHA-256 of those this process reads, every world-th, and zeros for the sum with the others' to fill."""
+    rank, world = distributed.place()
+    rows = torch.zeros(len(files), 32, dtype=torch.uint8)
+    for i in range(rank, len(files), world):
+        rows[i] = torch.frombuffer(bytearray.fromhex(config.sha256(f"{folder}/{files[i]}")), dtype=torch.uint8)
+    return rows
+
+
+class Saver:
+    """Saves checkpoints of folder `run`. In the background, if asked: a copy is taken at once, one save is in flight at most."""
+    def __init__(self, run, keep, background):
+        self.run, self.keep = run, keep
+        self.last = None                        # step of the newest checkpoint that is whole
+        self.thread, self.error = None, None
+        self.background, self.group = background, dist.new_group(backend="gloo") if background and dist.is_initialized() else None
+
+    def save(self, step, model, optimizer, state, losses):
+        """Write checkpoint `step`, then delete all but the newest `keep` and the best by `losses`, {step: validation loss}."""
+        self.wait()
+        folder, tensors = f"{self.run}/checkpoints/{step:07d}", {"model": dict(model.named_parameters()), "optimizer": moments(model, optimizer)}
+        distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True))         # what an interrupted save left
+
+        def job():
+            try:
+                write(folder, tensors, {"step": step, **state}, self.group)
+                self.last, self.error = step, None
+                distributed.once(lambda: prune(self.run, self.keep, losses), self.group)
+            except OSError as e:
+                self.error = e
+                print(f"warning: {e}; the run goes on, the checkpoint before it is intact", flush=True)
+        if self.background:
+            tensors = BlockingAsyncStager(cache_staged_state_dict=False).stage(tensors)
+            self.thread = threading.Thread(target=job)
+            self.thread.start()
+        else:
+            job()
+
+    def wait(self):
+        """Wait for a save in flight; returns the error of the newest save, or None."""
+        if self.thread:
+            self.thread.join()
+        self.thread = None
+        return self.error
 
 
 def steps(run):
@@ -59,26 +111,32 @@ def steps(run):
     return sorted(int(n) for n in names if n.isdigit() and os.path.exists(f"{folder}/{n}/done"))
 
 
-def prune(run, keep, best):
-    """Delete all but the newest `keep` checkpoints and `best`, a step or None. `done` goes first, so half a deletion is no checkpoint."""
-    for step in steps(run)[:-keep]:
+def prune(run, keep, losses):
+    """Delete all but the newest `keep` checkpoints and the best one. `done` goes first, so half a deletion is no checkpoint."""
+    there = steps(run)
+    best = min((s for s in there if s in losses), key=losses.get, default=None)
+    for step in there[:-keep]:
         if step != best:
             os.remove(f"{run}/checkpoints/{step:07d}/done")
             shutil.rmtree(f"{run}/checkpoints/{step:07d}")
 
 
 def verify(folder):
-    """Raise Unusable, naming the file, unless every file is as `done` says."""
-    try:
+    """Raise Unusable, naming the file, unless every file is as `done` says. The processes share the reading."""
+    def read():
         with open(f"{folder}/done", encoding="utf-8") as f:
-            for name, (size, digest) in json.load(f).items():
-                path = f"{folder}/{name}"
-                if not os.path.exists(path) or os.path.getsize(path) != size:
-                    raise Unusable(f"{path} is {'missing' if not os.path.exists(path) else f'{os.path.getsize(path):,} bytes where {size:,} were written'}")
-                if config.sha256(path) != digest:
-                    raise Unusable(f"{path} has changed since it was written")
-    except (json.JSONDecodeError, OSError) as e:
+            return [(f"{folder}/{name}", size, digest) for name, (size, digest) in json.load(f).items()]
+    try:
+        facts = distributed.together(read)
+    except (ValueError, OSError) as e:
         raise Unusable(f"{folder}/done cannot be read: {e}") from e
+    (rank, world), wrong = distributed.place(), torch.zeros(len(facts), dtype=torch.int64)
+    for i in range(rank, len(facts), world):
+        path, size, digest = facts[i]
+        wrong[i] = 1 if not os.path.exists(path) else 2 if os.path.getsize(path) != size else 3 if config.sha256(path) != digest else 0
+    for (path, size, _), w in zip(facts, distributed.sum(wrong).tolist()):
+        if w:
+            raise Unusable(f"{path} {['is missing', f'does not have the {size:,} bytes that were written', 'has changed since it was written'][w - 1]}")
 
 
 def load(folder, model, optimizer=None):
@@ -86,8 +144,8 @@ def load(folder, model, optimizer=None):
     verify(folder)
     for part, tensors in [("model", dict(model.named_parameters()))] + ([("optimizer", moments(model, optimizer))] if optimizer else []):
         try:
-            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(f"{folder}/{part}"), no_dist=True)
-        except CheckpointException as e:            # a BaseException: it would pass every `except Exception`
+            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(f"{folder}/{part}"), no_dist=distributed.place()[1] == 1)
+        except CheckpointException as e:
             raise Unusable(f"{folder}/{part} does not fit this model: {' '.join(str(e).split())[-200:]}") from e
     with open(f"{folder}/state.json", encoding="utf-8") as f:
         return json.load(f)

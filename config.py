@@ -65,8 +65,15 @@ class Run:
     eval_rows: int | None = None        # rows of each source's validation split; None: all of it
     save_every: int = 100               # steps; BLOOM's last choice, about 3 hours
     keep: int = 2                       # newest checkpoints to keep; the best one is always kept
+    background: bool = False            # save while training goes on, from a copy in host memory
+    bad_steps: int = 3                  # steps in a row whose loss or gradient is not finite after which the run stops; each is left out
+    skip_steps: str | None = None       # steps to leave out, as in "14:17" or "14:17,200:210", the last number excluded
+    timeout: int = 600                  # seconds without progress, of several processes, after which they end and say who holds them up
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    shard: int | None = None            # processes that share one copy of weights, gradients and moments; None: all, 1: each has its own
+    recompute: bool = False             # keep only the input of each block for the backward pass: less memory, a third more work
+    compile: bool = False               # torch.compile each block
 
 
 @dataclass
@@ -197,12 +204,24 @@ def check(cfg):
         raise ValueError(f"model.dim={m.dim} does not divide into {m.heads} heads; use {m.dim // m.heads * m.heads or m.heads}")
     if m.position == "rope" and m.dim // m.heads % 2:
         raise ValueError(f"model.dim={m.dim} over {m.heads} heads is an odd head width; RoPE turns pairs, use an even one")
+    steps_left_out(r.skip_steps)
     if m.heads % (m.kv_heads or 1):
         raise ValueError(f"model.heads={m.heads} is not a multiple of model.kv_heads={m.kv_heads}")
     for name in (r.name, cfg.data.name):
         if not name or os.path.basename(name) != name or name.startswith("."):
             raise ValueError(f"the name {name!r} must be a plain folder name; it becomes runs/NAME or data/NAME")
     return cfg
+
+
+def steps_left_out(text):
+    """run.skip_steps as ranges. steps_left_out("14:17,200:210") -> [range(14, 17), range(200, 210)]"""
+    try:
+        ranges = [range(*map(int, part.split(":"))) for part in text.split(",")] if text else []
+        if all(len(r) and r.start > 0 and r.step == 1 for r in ranges):
+            return ranges
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"run.skip_steps={text}: it must be ranges of steps, first:end with the end excluded, as in 14:17 or 14:17,200:210")
 
 
 def differences(old, new, prefix=""):
@@ -237,6 +256,7 @@ def command(main):
     try:
         main()
     except (ValueError, OSError) as e:
-        sys.exit(f"error: {' '.join(str(e).split())}")
+        rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        sys.exit(f"error: {rank}{' '.join(str(e).split())}")
     except KeyboardInterrupt:
         sys.exit(130)

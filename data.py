@@ -145,12 +145,25 @@ class Rows:
             window[at] = permuted(window[at], self.train[s].windows, (self.run.seed, 2, s, e))
         return source, epoch, window
 
-    def rows(self, step):
-        """(x, y, which) of `step`: two (B, T) int64 arrays, and the rows' names as an array of (source, epoch, window)."""
+    def rows(self, step, rank=0, world=1):
+        """(x, y, which, valid) of `step`: what process `rank` of `world` reads of it, two (B, T) int64 arrays; then of the whole step
+        the rows' names as an array of (source, epoch, window), and the number of targets that are scored.
+
+        Each process has the same B: where the rows do not divide, the last ones get rows without a target."""
         first, end = rows_before(step, self.run), rows_before(step + 1, self.run)
-        source, epoch, window = self.windows(np.arange(first, end))
-        pairs = [self.train[s].window(w) for s, w in zip(source, window)]
-        return np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs]), np.stack((source, epoch, window), 1)
+        source, epoch, window = which = np.stack(self.windows(np.arange(first, end)))
+        B = math.ceil((end - first) / world)
+        mine = slice(rank * B, (rank + 1) * B)
+        x, y = self.read([(self.train[s], w) for s, w in zip(source[mine], window[mine])], B)
+        tokens = np.array([len(s.tokens) for s in self.train])
+        return x, y, which.T, int(np.minimum(self.T, tokens[source] - 1 - window * self.T).sum())
+
+    def read(self, windows, B):
+        """x, y (B, T) of a list of at most B (split, window); what is missing has no target."""
+        x, y = np.zeros((B, self.T), np.int64), np.full((B, self.T), IGNORE, np.int64)
+        for i, (split, w) in enumerate(windows):
+            x[i], y[i] = split.window(w)
+        return x, y
 
     def seen(self, step):
         """{source: (tokens read before `step`, epochs)} without reading anything."""

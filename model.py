@@ -20,13 +20,22 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+import distributed
+
 LOGITS = 2 ** 27        # float32 logits held at once by the loss: 512 MiB; more are computed in chunks
 EXTRA = 8               # coordinates ALiBi adds to a head: three are used, attention kernels like multiples of 8
+DRAWS = 2 ** 20         # initial weights drawn at once: a row block of a matrix, with a generator of its own
 IGNORE = -100           # target of a position that is not scored
 
 
+class LayerNorm(nn.LayerNorm):
+    """(x - mean) / deviation * weight + bias over the last axis; float32 inside, whatever the weights are."""
+    def forward(self, x):
+        return F.layer_norm(x.float(), x.shape[-1:], self.weight.float(), self.bias.float(), self.eps).type_as(self.weight)
+
+
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis (LLaMA, section 2.2; Zhang and Sennrich 2019)."""
+    """x / rms(x) * weight over the last axis, float32 inside (LLaMA, section 2.2; Zhang and Sennrich 2019)."""
     def __init__(self, C, eps):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(C)), eps
@@ -34,10 +43,10 @@ class RMSNorm(nn.Module):
     def forward(self, x):
         y = x.float()                                   # squares overflow in half precision
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return y.type_as(x) * self.weight
+        return (y * self.weight.float()).type_as(self.weight)
 
 
-NORM = {"layer": nn.LayerNorm, "rms": RMSNorm}
+NORM = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 class GELU(nn.Module):
@@ -135,25 +144,32 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, cfg, layer):
+    """`recompute` keeps only the block's input for the backward pass and computes the rest again (activation checkpointing, Chen et al. 2016)."""
+    def __init__(self, cfg, layer, recompute=False):
         super().__init__()
+        self.recompute = recompute
         self.norm1, self.attn = NORM[cfg.norm](cfg.dim, eps=cfg.eps), Attention(cfg, layer)
         self.norm2, self.mlp = NORM[cfg.norm](cfg.dim, eps=cfg.eps), MLP[cfg.mlp](cfg.dim, cfg.bias)
         self.attn.out.residual = self.mlp.down.residual = True      # they write to the residual stream: init() scales them
 
-    def forward(self, x, pos, mask=None, cache=None):               # pre-norm, both papers
+    def forward(self, x, pos, mask=None, cache=None):
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.compute, x, pos, mask, cache, use_reentrant=False, preserve_rng_state=False)     # nothing here is random
+        return self.compute(x, pos, mask, cache)
+
+    def compute(self, x, pos, mask, cache):                         # pre-norm, both papers
         x = x + self.attn(self.norm1(x), pos, mask, cache)
         return x + self.mlp(self.norm2(x))
 
 
 class Transformer(nn.Module):
-    """Token ids to logits. `cfg` is config.Model with `vocab` set. Build it under torch.device("meta") to count, then init()."""
-    def __init__(self, cfg):
+    """Token ids to logits. `cfg` is config.Model with `vocab` set. Build it under torch.device("meta"), to_empty() where it shall live, then init()."""
+    def __init__(self, cfg, recompute=False):
         super().__init__()
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab, cfg.dim)
-        self.embed_norm = nn.LayerNorm(cfg.dim, eps=cfg.eps) if cfg.embed_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.layers))
+        self.embed_norm = LayerNorm(cfg.dim, eps=cfg.eps) if cfg.embed_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(cfg, i, recompute) for i in range(cfg.layers))
         self.norm = NORM[cfg.norm](cfg.dim, eps=cfg.eps)
         self.head = None if cfg.tied else nn.Linear(cfg.dim, cfg.vocab, bias=False)
 
@@ -169,7 +185,7 @@ class Transformer(nn.Module):
                 mask = mask & (key >= cache.pad.view(-1, 1, 1)) | (key == query)                # padding sees itself, or softmax has nothing
                 pos = pos - cache.pad.unsqueeze(1)
             mask = mask.unsqueeze(1)                                                            # (B or 1, 1, T, S)
-        x = self.embed_norm(self.embed(ids))
+        x = self.embed_norm(self.embed(ids)).float()                # the residual stream is float32
         for block in self.blocks:
             x = block(x, pos, mask, cache)
         x = self.norm(x)
@@ -213,12 +229,19 @@ class Cache:
 @torch.no_grad()
 def init(model, seed):
     """Normal(0, init_std) for matrices and embeddings, divided by sqrt(2 * layers) where they write to the residual stream;
-    biases 0, norms 1. Each matrix has a generator of its own, so weights depend on (seed, name) and nothing else."""
+    biases 0, norms 1. Each block of rows has a generator of its own, so weights depend on (seed, name) and nothing else, and a
+    process that holds some rows draws little more than those (BLOOM-176B's embedding has 3.6 billion numbers)."""
     for name, m in model.named_modules():
         if isinstance(m, (nn.Linear, nn.Embedding)):
             std = model.cfg.init_std / (math.sqrt(2 * model.cfg.layers) if getattr(m, "residual", False) else 1)
-            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-            m.weight.normal_(0, std, generator=torch.Generator(m.weight.device).manual_seed(int.from_bytes(digest[:8], "little", signed=True)))
+            rows, first = distributed.part(m.weight)
+            n, C = max(1, DRAWS // m.weight.shape[1]), m.weight.shape[1]
+            for i in range(first // n, math.ceil((first + len(rows)) / n) if len(rows) else 0):
+                digest = hashlib.sha256(f"{seed} {name} {i}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))       # on the CPU: the same on every device
+                block = torch.empty(min(n, len(m.weight) - i * n), C).normal_(0, std, generator=generator)
+                a, b = max(first, i * n), min(first + len(rows), i * n + len(block))
+                rows[a - first:b - first] = block[a - i * n:b - i * n]
         elif isinstance(m, (nn.LayerNorm, RMSNorm)):
             m.weight.fill_(1)
         if getattr(m, "bias", None) is not None:

@@ -2,8 +2,9 @@
 
     python train.py configs/bloom.py                              # toy size: minutes on a laptop
     python train.py configs/llama.py run.name=try1 optim.lr=2e-3 data.name=mine
+    torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # eight GPUs; docs/launch.md has the rest
 
-Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C or SIGTERM saves at the end of the step.
+Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop saves at the end of the step.
 
 Letters: B rows in a micro-batch   T tokens   V vocabulary
 """
@@ -22,6 +23,7 @@ import torch
 import checkpoint
 import config
 import data
+import distributed
 import prepare
 from model import IGNORE, Transformer, count, flops_per_token, init
 
@@ -59,22 +61,59 @@ def choose_device(run):
     return device, torch.bfloat16 if bf16 else None, f"{device} ({name}), {'bfloat16 products, float32 weights' if bf16 else 'float32'}: {why}"
 
 
+def can_compile(device):
+    """Whether torch.compile works here; says why not. It needs a C++ compiler for the CPU, Triton for a GPU."""
+    try:
+        torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
+        return True
+    except Exception as e:              # whatever it is, the run can do without
+        print(f"run.compile: not possible here, going on without ({type(e).__name__}: {' '.join(str(e).split())[:150]})")
+        return False
+
+
+def build(cfg, device, dtype):
+    """(model, optimizer) with memory for this process's part, not filled: init() or a checkpoint does that."""
+    with torch.device("meta"):
+        model = Transformer(cfg.model, cfg.run.recompute)
+    if cfg.run.compile and can_compile(device):
+        for block in model.blocks:
+            block.compile()             # before they are sharded; compiling the whole model would rename its parameters
+    distributed.shard(model, cfg.run, dtype, device)
+    model.to_empty(device=device)
+    return model, adamw(model, cfg.optim)
+
+
+def gradients(model, x, y, valid, run, precision):
+    """Forward and backward of this process's rows x, y (B, T) in micro-batches; returns its part of the mean loss over the step's
+    `valid` targets. Losses are summed over the global batch, then divided by all its targets, so how it is cut changes nothing."""
+    total, pieces = 0.0, list(zip(x.split(run.micro), y.split(run.micro)))
+    for i, (a, b) in enumerate(pieces):
+        distributed.before_backward(model, last=i == len(pieces) - 1)
+        with precision():
+            loss = model(a, b) / valid
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
 @torch.no_grad()
-def evaluate(model, rows, run, device, precision, stop):
-    """{source: loss in nats per token, bits per byte} over the validation split in file order, and over all of it; None if `stop` asks."""
+def evaluate(model, rows, run, device, precision, asked):
+    """{source: loss in nats per token, bits per byte} over the validation split in file order, and over all of it; None if `asked` to stop."""
     result, all_nats, all_tokens, all_bytes = {}, 0.0, 0, 0.0
+    rank, world = distributed.place()
     for name, split, size in zip(rows.sources, rows.val, rows.val_bytes):
-        nats, tokens = 0.0, 0
-        windows = range(min(split.windows, run.eval_rows or split.windows))
-        for first in range(0, len(windows), run.micro):
-            if stop:
+        nats, windows = 0.0, min(split.windows, run.eval_rows or split.windows)
+        tokens = min(windows * split.T, max(0, len(split.tokens) - 1))
+        for first in range(0, windows, run.micro * world):                  # every process enters the model, with or without rows
+            distributed.at(f"evaluating {name}, rows from {first}")
+            if asked():
                 return None
-            x, y = (torch.stack(part) for part in zip(*(map(torch.from_numpy, split.window(w)) for w in windows[first:first + run.micro])))
+            first += rank * run.micro
+            x, y = map(torch.from_numpy, rows.read([(split, w) for w in range(first, min(first + run.micro, windows))], run.micro))
             with precision():
                 nats += model(x.to(device), y.to(device)).item()
-            tokens += (y != IGNORE).sum().item()
         if tokens:
-            size *= tokens / (len(split.tokens) - 1)        # bytes of the part that was read
+            nats, size = float(distributed.sum(nats)), size * tokens / (len(split.tokens) - 1)      # bytes of the part that was read
             result[name] = {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / size}
             all_nats, all_tokens, all_bytes = all_nats + nats, all_tokens + tokens, all_bytes + size
     if not all_tokens:
@@ -90,23 +129,37 @@ class Log:
             with open(self.path, encoding="utf-8") as f:
                 self.records = [json.loads(line) for line in f if line.endswith("\n")]       # the last one may be half written
         self.records = [r for r in self.records if r["step"] <= step]
-        with open(f"{self.path}.new", "w", encoding="utf-8") as f:
-            f.writelines(json.dumps(r) + "\n" for r in self.records)
-        os.replace(f"{self.path}.new", self.path)
+        lines, self.waiting = "".join(json.dumps(r) + "\n" for r in self.records).encode(), b""
+
+        def cut():
+            with open(f"{self.path}.new", "wb") as f:
+                f.write(lines)
+            os.replace(f"{self.path}.new", self.path)
+        distributed.once(cut)
+        self.size = len(lines)
 
     def write(self, **record):
+        """Append a line, on process 0. Where the disk is full it waits for the next one: a log is no reason to stop."""
         self.records.append(record)
-        with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(record) + "\n")
+        if distributed.place()[0]:
+            return
+        self.waiting += json.dumps(record).encode() + b"\n"
+        try:
+            with open(self.path, "r+b") as f:
+                f.seek(self.size)
+                f.write(self.waiting)
+                f.truncate()                        # what a failed write left
+            self.size, self.waiting = self.size + len(self.waiting), b""
+        except OSError as e:
+            print(f"warning: cannot write {self.path}: {e}; the lines wait")
 
     def evaluated(self):
         """{step: validation loss}"""
         return {r["step"]: r["val"]["loss"] for r in self.records if "val" in r}
 
 
-def start(cfg, rows):
-    """Make or check runs/NAME/config.json; returns the folder. A run keeps its model, seed and data for life."""
-    run = f"runs/{cfg.run.name}"
+def start(run, cfg, rows):
+    """Make or check config.json in folder `run`. A run keeps its model, seed and data for life."""
     facts = {**config.plain(cfg), "torch": torch.__version__, "tokenizer": rows.manifest["tokenizer"],
              "data_sha256": {s: v["train"]["sha256"] for s, v in rows.manifest["sources"].items()}}
     if os.path.exists(f"{run}/config.json"):
@@ -125,83 +178,111 @@ def start(cfg, rows):
         shutil.copytree(f"{rows.folder}/tokenizer", f"{run}/tokenizer.new", dirs_exist_ok=True)
         os.rename(f"{run}/tokenizer.new", f"{run}/tokenizer")
     config.write_json(f"{run}/config.json", facts)
-    return run
 
 
-def train(cfg):
+def prepare_data(cfg):
     if cfg.data.prepare and not os.path.exists(f"data/{cfg.data.name}/manifest.json"):
         file, *settings = cfg.data.prepare.split()
         corpus = config.load(file if os.path.exists(file) else os.path.join(HERE, file), settings)
         if corpus.name == cfg.data.name:
             prepare.prepare(corpus)
-    rows, r = data.Rows(cfg), cfg.run
-    entries, T = rows.manifest["vocab"], cfg.model.context
+
+
+def train(cfg):
+    r, run = cfg.run, f"runs/{cfg.run.name}"
+    device, dtype, line = choose_device(r)
+    precision = (lambda: torch.autocast(device, dtype)) if dtype else contextlib.nullcontext
+    distributed.start(device, r.timeout)
+    distributed.at("preparing the data")
+    distributed.once(lambda: prepare_data(cfg))
+    rows, T = data.Rows(cfg), cfg.model.context
+    entries = rows.manifest["vocab"]
     cfg.model.vocab = cfg.model.vocab or math.ceil(entries / 128) * 128
     if entries > cfg.model.vocab:
         raise ValueError(f"the tokenizer of {rows.folder} has {entries:,} entries and model.vocab={cfg.model.vocab:,} rows; use model.vocab=none or data made with a smaller tokenizer")
-    device, dtype, line = choose_device(r)
-    precision = (lambda: torch.autocast(device, dtype)) if dtype else contextlib.nullcontext
-    model = init(Transformer(cfg.model), r.seed).to(device)
-    optimizer = adamw(model, cfg.optim)
-    run, parameters, steps = start(cfg, rows), count(model), data.steps_in(r, T)
-    flops, peak = flops_per_token(cfg.model, parameters), next((p for name, p in PEAK.items() if device == "cuda" and name in torch.cuda.get_device_name()), None)
+    model, optimizer = build(cfg, device, dtype)
+    distributed.once(lambda: start(run, cfg, rows))
+    (rank, world), parameters, steps = distributed.place(), count(model), data.steps_in(r, T)
+    flops = flops_per_token(cfg.model, parameters)
+    peak = next((p * world for name, p in PEAK.items() if device == "cuda" and name in torch.cuda.get_device_name()), None)
     m = cfg.model
     print(f"{r.name}: {parameters:,} parameters, {m.layers} layers of {m.dim}, {m.heads} heads; {m.position}, {m.norm} norm, {m.mlp}"
           f"{', bias' * m.bias}{', embedding norm' * m.embed_norm}{', tied' * m.tied}; vocabulary {m.vocab:,}, context {T}\n"
-          f"{steps:,} steps of {r.batch} rows = {data.rows_before(steps, r) * T:,} tokens; {line}")
+          f"{steps:,} steps of {r.batch} rows = {data.rows_before(steps, r) * T:,} tokens; {f'{world} processes, ' * (world > 1)}{line}")
 
+    distributed.at("loading a checkpoint")
     state = checkpoint.newest(run, model, optimizer)
-    step = state["step"] if state else 0
+    if state is None:
+        init(model, r.seed)
+    step, skipped = (state["step"], state["skipped"]) if state else (0, [])         # skipped: the steps whose update was not finite
     log = Log(run, step)
     if step >= steps:
         return print(f"{run} is complete: {step:,} steps, validation loss {log.evaluated().get(step, math.nan):.4f}. A larger run.tokens would continue it")
     if step:
         print(f"continuing {run} after step {step}")
 
-    stop = []       # signals received
-    for s in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(s, lambda number, frame: stop.append(number))
+    signals, stopping = [], False
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: signals.append(number))
+
+    def wanted():
+        return bool(signals) or rank == 0 and os.path.exists(f"{run}/stop")
+
+    def asked():                        # a signal may reach one process a step before another: they stop when all know
+        return bool(distributed.sum(wanted()))
+    saver, left_out = checkpoint.Saver(run, r.keep, r.background), config.steps_left_out(r.skip_steps)
+    saver.last = step if state else None
     began = last = time.time()
     done_here = tokens_since = 0
-    saved = step if state else None
     while True:
-        if (step % r.eval_every == 0 or step == steps) and step not in log.evaluated():
-            val = evaluate(model, rows, r, device, precision, stop)
+        if (step % r.eval_every == 0 or step == steps) and step not in log.evaluated() and not stopping:
+            val = evaluate(model, rows, r, device, precision, asked)
+            stopping = val is None
             if val:
                 log.write(step=step, tokens=data.rows_before(step, r) * T, val=val)
                 print(f"step {step:>6}/{steps}   validation loss {val['loss']:.4f}   {val['bits_per_byte']:.3f} bits per byte   "
                       + "   ".join(f"{name} {v['loss']:.3f}" for name, v in list(val["sources"].items())[:6]))
             last = time.time()
-        if (step and step % r.save_every == 0 or step == steps or stop) and saved != step:
-            folder = checkpoint.save(run, step, model, optimizer, {"tokens": data.rows_before(step, r) * T})
-            saved, evaluated = step, log.evaluated()
-            checkpoint.prune(run, r.keep, min((s for s in checkpoint.steps(run) if s in evaluated), key=evaluated.get, default=None))
+        if (step and step % r.save_every == 0 or step == steps or stopping) and saver.last != step:
+            distributed.at(f"step {step}: saving")
+            saver.save(step, model, optimizer, {"tokens": data.rows_before(step, r) * T, "skipped": skipped}, log.evaluated())
             last = time.time()
-        if stop:
-            return print(f"stopped by {signal.Signals(stop[0]).name} after step {step}, saved in {run}; the same command continues")
-        if step == steps:
+        if stopping or step == steps:
             break
 
-        x, y, which = rows.rows(step)
-        valid, total, tokens = int((y != IGNORE).sum()), 0.0, data.rows_before(step + 1, r) * T
-        for at in range(0, len(x), r.micro):        # summed over the global batch, then divided by all its valid tokens
-            a, b = (torch.from_numpy(part[at:at + r.micro]).to(device, non_blocking=True) for part in (x, y))
-            with precision():
-                loss = model(a, b) / valid
-            loss.backward()
-            total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.optim.clip)
-        loss, norm = float(total), float(norm)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise ValueError(f"step {step + 1}: loss {loss}, gradient norm {norm}: not finite, so nothing was updated or saved; the last checkpoint is "
-                             f"{saved if saved is not None else 'none'}. Its rows (source, epoch, window): {which[:8].tolist()}...")
-        lr = lr_at(tokens, cfg.optim, r.tokens)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
+        step += 1
+        tokens = data.rows_before(step, r) * T
+        if any(step in part for part in left_out):
+            log.write(step=step, tokens=tokens, skipped="run.skip_steps")
+            print(f"step {step:>6}/{steps}   left out, as run.skip_steps says", flush=True)
+            stopping = asked()
+            continue
+        distributed.at(f"step {step}: reading rows")
+        x, y, which, valid = rows.rows(step - 1, rank, world)
+        x, y = (torch.from_numpy(part).to(device, non_blocking=True) for part in (x, y))
+        distributed.at(f"step {step}: forward and backward")
+        loss = gradients(model, x, y, valid, r, precision)
+        norm = float(distributed.clip(model, cfg.optim.clip))
+        distributed.at(f"step {step}: updating")
+        loss, stopping = distributed.sum([float(loss), wanted()]).tolist()
+        if math.isfinite(loss) and math.isfinite(norm):         # the same numbers on every process: they all update, or none does
+            lr = lr_at(tokens, cfg.optim, r.tokens)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step, done_here, tokens_since = step + 1, done_here + 1, tokens_since + x.size
-        if step % r.log_every == 0 or step == steps:
+        done_here, tokens_since = done_here + 1, tokens_since + len(which) * T
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            skipped = [*skipped, step]
+            names = [(rows.sources[s], e, w) for s, e, w in which[:8].tolist()]
+            line = f"loss {loss}, gradient norm {norm}: not finite, no update. Its rows (source, epoch, window): {str(names)[1:-1]}{', ...' * (len(which) > 8)}"
+            log.write(step=step, tokens=tokens, skipped=line, rows=which.tolist())
+            print(f"step {step:>6}/{steps}   {line}", flush=True)
+            if all(step - i in skipped for i in range(r.bad_steps)):
+                saver.wait()
+                raise ValueError(f"step {step}: {line}. That is {r.bad_steps} steps in a row (run.bad_steps); the last checkpoint is {saver.last or 'none'}. "
+                                 f"If the data is to blame, run.skip_steps={step - r.bad_steps + 1}:{step + 1} goes on without these steps")
+        elif step % r.log_every == 0 or step == steps:
             now = time.time()
             speed, left = tokens_since / (now - last), (now - began) / done_here * (steps - step)
             mfu = speed * flops / peak if peak else None
@@ -210,8 +291,14 @@ def train(cfg):
             print(f"step {step:>6}/{steps}   loss {loss:.4f}   lr {lr:.2e}   norm {norm:5.2f}   {speed / 1000:.1f}k tok/s"
                   f"{f'   MFU {mfu:.1%}' if mfu else ''}   {datetime.timedelta(seconds=round(left))} left", flush=True)
             last, tokens_since = now, 0
+    if error := saver.wait():
+        raise OSError(f"{error}; free some space and run the same command again")
+    if step < steps:
+        distributed.once(lambda: os.path.exists(f"{run}/stop") and os.remove(f"{run}/stop"))
+        by = signal.Signals(signals[0]).name if signals else f"the file {run}/stop or another process"
+        return print(f"stopped by {by} after step {step}, saved in {run}; the same command continues")
     seen = "   ".join(f"{name} {t:,} tokens, {e} epochs" for name, (t, e) in list(rows.seen(steps).items())[:6])
-    print(f"read: {seen}\nwrote {run}: log.jsonl and checkpoint {folder}\nnow: python sample.py {run} --prompt \"...\"")
+    print(f"read: {seen}\nwrote {run}: log.jsonl and checkpoint {run}/checkpoints/{step:07d}\nnow: python sample.py {run} --prompt \"...\"")
 
 
 def main():
@@ -223,6 +310,7 @@ def main():
     if not isinstance(cfg, config.Config):
         raise ValueError(f"{args.config} is a data config; python prepare.py {args.config} reads it")
     train(config.check(cfg))
+    distributed.stop()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -40,9 +41,9 @@ DIES = """
 import os, signal, sys
 import checkpoint, data, train
 rows, write = data.Rows.rows, checkpoint.config.write_json
-def read(self, step):
+def read(self, step, *place):
     if "{where}" == "step" and step == 14: os.kill(os.getpid(), signal.SIGKILL)
-    return rows(self, step)
+    return rows(self, step, *place)
 def written(path, value):
     if "{where}" == "save" and path.endswith("0000020/done"): os.kill(os.getpid(), signal.SIGKILL)
     write(path, value)
@@ -116,7 +117,7 @@ def test_one_step_is_adamw_on_the_clipped_mean_gradient(work):
     cfg = tiny("bloom", "one", "run.tokens=128", "run.save_every=1", "optim.warmup=128", "optim.lr=1e-3", "optim.decay=256")
     train.train(cfg)
     before, after = init(Transformer(cfg.model), cfg.run.seed).embed.weight.detach(), weights("one", 1)
-    x, y, _ = data.Rows(cfg).rows(0)
+    x, y, *_ = data.Rows(cfg).rows(0)
     model = init(Transformer(cfg.model), cfg.run.seed)
     (model(torch.from_numpy(x), torch.from_numpy(y)) / (y >= 0).sum()).backward()
     norm = torch.sqrt(sum((p.grad ** 2).sum() for p in model.parameters()))
@@ -143,7 +144,7 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(work):
     for step in range(1, 7):
         os.makedirs(f"runs/r/checkpoints/{step:07d}")
         open(f"runs/r/checkpoints/{step:07d}/done", "w").close()
-    checkpoint.prune("runs/r", 2, 3)
+    checkpoint.prune("runs/r", 2, {2: 5.0, 3: 4.0, 6: 4.5})
     assert checkpoint.steps("runs/r") == [3, 5, 6]
 
 
@@ -176,17 +177,9 @@ def test_when_every_checkpoint_is_damaged_it_does_not_start_over_silently(work):
         train.train(tiny("bloom", "r"))
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_what_is_not_finite_never_reaches_optimizer_or_checkpoint(work, monkeypatch, what):
-    forward = Transformer.forward
-    calls = []
-
-    def poisoned(self, ids, targets=None, **k):
-        out = forward(self, ids, targets, **k)
-        calls.append(torch.is_grad_enabled())
-        if sum(calls) == 27:        # the first micro-batch of step 14
-            return out * float("nan") if what == "loss" else out + Inf.apply(self.embed.weight)
-        return out
+def poison(monkeypatch, what, steps):
+    """Make the first micro-batch of these steps (two each, counted from 1) give a loss or a gradient that is not finite."""
+    forward, calls = Transformer.forward, []
 
     class Inf(torch.autograd.Function):         # adds 0 to the loss and infinity to the gradient
         @staticmethod
@@ -197,23 +190,100 @@ def test_what_is_not_finite_never_reaches_optimizer_or_checkpoint(work, monkeypa
         @staticmethod
         def backward(ctx, g):
             return torch.full(ctx.shape, float("inf"))
+
+    def poisoned(self, ids, targets=None, **k):
+        out = forward(self, ids, targets, **k)
+        if torch.is_grad_enabled():
+            calls.append(1)
+            if len(calls) in [2 * step - 1 for step in steps]:
+                return out * float("nan") if what == "loss" else out + Inf.apply(self.embed.weight)
+        return out
     monkeypatch.setattr(Transformer, "forward", poisoned)
-    with pytest.raises(ValueError, match="step 14: loss .* not finite.*last checkpoint is 10"):
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_updates_nothing_and_is_counted(work, monkeypatch, capsys, what):
+    poison(monkeypatch, what, [14, 15, 17])
+    train.train(tiny("bloom", "r", "run.save_every=1", "run.keep=20"))
+    for step in range(12, 20):
+        a, b = weights("r", step), weights("r", step + 1)
+        same = all(torch.equal(a[k], b[k]) for k in a)
+        assert same == (step + 1 in (14, 15, 17)), f"step {step + 1}: weights and moments, step count included, change exactly where the update is finite"
+    assert [r["step"] for r in log("r") if "skipped" in r] == [14, 15, 17] and log("r")[-1]["step"] == 20
+    with open("runs/r/checkpoints/0000020/state.json") as f:
+        assert json.load(f)["skipped"] == [14, 15, 17]
+    assert "step     14/20   loss" in (out := capsys.readouterr().out) and "Its rows (source, epoch, window): ('" in out
+
+
+def test_three_such_steps_in_a_row_stop_the_run(work, monkeypatch):
+    poison(monkeypatch, "loss", [9, 10, 11])
+    with pytest.raises(ValueError, match=r"step 11: loss nan.*3 steps in a row \(run.bad_steps\).*last checkpoint is 10.*run.skip_steps=9:12"):
         train.train(tiny("bloom", "r"))
-    assert checkpoint.steps("runs/r") == [10] and log("r")[-1]["step"] == 13
+    assert checkpoint.steps("runs/r") == [10]
 
 
-def test_a_full_disk_during_a_save_leaves_the_checkpoint_before(work, monkeypatch):
-    write = config.write_json
+def test_the_count_of_such_steps_survives_a_restart(work):
+    write = train.Log.write
 
+    def ask(self, step, **record):
+        write(self, step=step, **record)
+        if step == 9:
+            open("runs/r/stop", "w").close()
+    with pytest.MonkeyPatch.context() as m:
+        poison(m, "loss", [9, 10])
+        m.setattr(train.Log, "write", ask)
+        train.train(tiny("bloom", "r"))
+    assert checkpoint.steps("runs/r") == [10] and not os.path.exists("runs/r/stop"), "the file stops the run at the next step boundary, once"
+    with pytest.MonkeyPatch.context() as m:
+        poison(m, "loss", [1])          # the first step of this process: 11
+        with pytest.raises(ValueError, match="3 steps in a row"):
+            train.train(tiny("bloom", "r"))
+
+
+def test_skip_steps_leaves_out_exactly_those_rows(work):
+    """As if the steps' gradients had never been: the same weights as a run whose steps 6 and 7 were not finite; other rows and rates unmoved."""
+    train.train(tiny("bloom", "plain"))
+    train.train(tiny("bloom", "left", "run.skip_steps=6:8"))
+    plain, left = ({r["step"]: r for r in log(name) if "val" not in r} for name in ("plain", "left"))
+    assert left[6]["skipped"] == left[7]["skipped"] == "run.skip_steps"
+    assert plain[5] == left[5] and plain[8]["loss"] != left[8]["loss"]
+    assert all(plain[s]["lr"] == left[s]["lr"] and plain[s]["rows"] == left[s]["rows"] for s in plain if s not in (6, 7))
+    with pytest.MonkeyPatch.context() as m:
+        poison(m, "loss", [6, 7])
+        train.train(tiny("bloom", "poisoned"))
+    a, b = weights("left"), weights("poisoned")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_is_tried(work, monkeypatch, capsys):
+    """The operating system refuses to write more than a few hundred bytes into any file while steps 10 to 15 run."""
+    train.train(tiny("bloom", "whole", "run.save_every=5"))
+    capsys.readouterr()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    step_log = train.Log.write
+
+    def full(self, step, **record):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500 if 10 <= step < 16 else hard, hard))
+        step_log(self, step=step, **record)
+    monkeypatch.setattr(train.Log, "write", full)
+    try:
+        train.train(tiny("bloom", "r", "run.save_every=5"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    out = capsys.readouterr().out
+    assert out.count("warning: cannot save runs/r/checkpoints/00000") == 2 and "the run goes on" in out and "cannot write runs/r/log.jsonl" in out
+    assert sorted(os.listdir("runs/r/checkpoints")) == ["0000005", "0000020"]
+    assert_same_run("whole", "r")
+
+
+def test_a_last_save_that_fails_is_an_error(work, monkeypatch):
     def full(path, value):
-        if "0000020" in path:
-            raise OSError(28, "No space left on device")
-        write(path, value)
-    monkeypatch.setattr(config, "write_json", full)
-    with pytest.raises(OSError, match="cannot save runs/r/checkpoints/0000020.*No space left.*is intact"):
+        raise OSError(28, "No space left on device")
+    train.train(tiny("bloom", "r", "run.tokens=1280"))
+    monkeypatch.setattr(checkpoint.config, "write_json", lambda path, value, write=config.write_json: full(path, value) if "checkpoints" in path else write(path, value))
+    with pytest.raises(OSError, match="cannot save runs/r/checkpoints/0000020.*No space left.*free some space"):
         train.train(tiny("bloom", "r"))
-    assert checkpoint.steps("runs/r") == [10] and not os.path.exists("runs/r/checkpoints/0000020")
+    assert checkpoint.steps("runs/r") == [10] and os.listdir("runs/r/checkpoints") == ["0000010"]
 
 
 def test_bad_settings_and_data_are_one_clear_line(own_data):

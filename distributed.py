@@ -1,0 +1,184 @@
+"""The only file that knows there can be several processes. At one process its functions do nothing, and no process group is made.
+
+    torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
+
+torchrun starts the program several times and says in the environment which copy is which. Every process then holds some of the rows
+of each parameter, with their gradients and Adam's moments, and reads some of the rows of each batch (FSDP2; the idea is ZeRO stage 3,
+Rajbhandari et al. 2020). Callers never ask for their rank. Read it from start() to Watch.
+
+Letters: rank, world  number of this process, and of all   S  processes that share one copy of the model (run.shard)
+"""
+import contextlib
+import math
+import os
+import socket
+import sys
+import threading
+import time
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+
+watch = None        # the Watch of this process, if there are several
+
+
+def place():
+    """(rank, world)"""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def start(device, timeout):
+    """Join the processes the launcher started. `timeout`: seconds without progress after which a process gives up, see Watch."""
+    global watch
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    if device == "cuda":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(f"process {local} of this machine has no GPU of its own, there are {gpus}; use torchrun --nproc_per_node={gpus}")
+        torch.cuda.set_device(local)
+    store, rank, world = next(dist.rendezvous("env://"))
+    # numbers on the CPU travel by gloo, tensors on GPUs by NCCL; twice the time, so that Watch, which knows names, speaks first
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=2 * timeout))
+    watch = Watch(store.clone(), timeout)
+    if rank:
+        sys.stdout = open(os.devnull, "w")              # one voice; errors go to stderr from everywhere
+
+
+def stop():
+    """Leave the others, in order: call it where the program ends well."""
+    if dist.is_initialized():
+        if watch:
+            watch.timeout = math.inf
+        dist.destroy_process_group()
+
+
+def shard(model, run, dtype, device):
+    """Keep 1/S of the rows of each parameter here (FSDP2). Around its use a block's rows are gathered, in `dtype` if one is given;
+    weights, gradient sums and moments stay float32, as in BLOOM's BF16 optimizer. S < world makes world / S copies (hybrid sharding):
+    gathering stays inside a group of S neighbours, a node say, and only gradients cross. S = 1 copies the whole model (DDP)."""
+    _, world = place()
+    if world == 1:
+        return
+    S = run.shard or world
+    if world % S:
+        raise ValueError(f"run.shard={S} does not divide {world} processes; use a divisor of {world}, or none to share the state among all")
+    shape, names = ((world // S, S), ("copies", "rows")) if S < world else ((world,), ("rows",))
+    mesh = dist.init_device_mesh(device, shape, mesh_dim_names=names)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for part in (*model.blocks, model):                 # what is in no block, a tied embedding above all, belongs to the root
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+        part.set_force_sum_reduction_for_comms(True)    # the loss is divided by the tokens of the whole batch: sums, not means
+        part.set_gradient_divide_factor(1.0)
+
+
+def before_backward(model, last):
+    """How gradients of several micro-batches are accumulated: each is summed over a group at once, in float32, into the rows kept
+    here, so memory stays that of a shard. The sum over the copies, which needs no more memory, waits for the `last` micro-batch."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_all_reduce(last)
+
+
+def clip(model, most):
+    """Global gradient norm before it is clipped to `most`."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def part(p):
+    """(the rows of parameter `p` that are kept here, number of the first): torch.chunk's pieces, or all of it."""
+    if not isinstance(p, DTensor):
+        return p, 0
+    return p.to_local(), min(len(p), p.device_mesh.get_local_rank("rows") * math.ceil(len(p) / p.device_mesh["rows"].size()))
+
+
+def sum(x, group=None):
+    """Sum of `x`, numbers or a tensor, over the processes, as a tensor on the CPU."""
+    x = x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(x, group=group)
+    return x
+
+
+def together(action, group=None):
+    """Do `action` on every process; if it fails on one, it fails on all of them."""
+    result = error = None
+    try:
+        result = action()
+    except (OSError, ValueError) as e:
+        error = e
+        if place()[0]:                                  # its stdout is closed, and process 0 knows only that somebody failed
+            print(f"rank {place()[0]}: {e}", file=sys.stderr, flush=True)
+    if failed := int(sum(error is not None, group)):
+        raise error or OSError(f"{failed} other process{'es' * (failed > 1)} failed; see there")
+    return result
+
+
+def once(action, group=None):
+    """Do `action` on process 0 while the others wait."""
+    together(action if place()[0] == 0 else lambda: None, group)
+
+
+def at(what):
+    """Note what this process does now, for Watch."""
+    if watch:
+        watch.what, watch.count, watch.since = what, watch.count + 1, time.monotonic()
+
+
+class Watch(threading.Thread):
+    """Ends this process, which the launcher then starts again, when nothing has moved for `timeout` seconds, and names who is to blame.
+
+    A collective waits for the slowest process without a word. So each process keeps a tick and what it does in the launcher's store.
+    The one whose tick stands still is stopped or gone; otherwise the one that has counted the fewest at()s holds up the rest.
+    """
+    def __init__(self, store, timeout):
+        super().__init__(daemon=True)
+        self.store, self.timeout, self.every, (self.rank, self.world) = store, timeout, min(10, timeout / 5), place()
+        self.what, self.count, self.since, self.tick = "starting", 0, time.monotonic(), 0
+        self.write()
+        dist.barrier()
+        self.start()
+
+    def write(self):
+        self.tick += 1
+        self.store.set(f"watch/{self.rank}", f"{self.tick}|{self.count}|{socket.gethostname()}, pid {os.getpid()}|{self.what}")
+
+    def read(self):
+        tick, count, who, what = zip(*(self.store.get(f"watch/{r}").decode().split("|", 3) for r in range(self.world)))
+        return tick, [*map(int, count)], [f"rank {r} ({w})" for r, w in enumerate(who)], what
+
+    def run(self):
+        while time.monotonic() - self.since < self.timeout + self.rank:         # the first to see it speaks, and the launcher ends the others
+            time.sleep(self.every)
+            with contextlib.suppress(RuntimeError):                             # the store may be gone when all is over
+                self.write()
+        try:
+            before, *_ = self.read()
+            time.sleep(3 * self.every)
+            self.write()
+            tick, count, who, what = self.read()
+            names = [f"{who[r]} does not answer any more, it was at {what[r]}" for r in range(self.world) if tick[r] == before[r]] \
+                or [f"{who[r]} is stuck at {what[r]}" for r in range(self.world) if min(count) == count[r] < max(count)] \
+                or ["every process waits for the others: look at the network"]
+        except RuntimeError as e:
+            names = [f"the launcher's store does not answer: {e}"]
+        print(f"error: nothing has moved for {self.timeout:g} s (run.timeout): {'; '.join(names)}. Rank {self.rank} is at {self.what}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def rehearsal(world):
+    """Pretend to be process 0 of `world`: no other process, no memory. Yields a function (model, optimizer) -> PyTorch's memory tracker."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+    from torch.distributed._tools.mem_tracker import MemTracker
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+    if world > 1:
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    with FakeTensorMode():
+        yield FSDPMemTracker if world > 1 else lambda model, optimizer: MemTracker()
+    stop()
