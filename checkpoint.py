@@ -33,7 +33,7 @@ class Unusable(ValueError):
 def moments(model, optimizer):
     """AdamW's state as a flat {"name.exp_avg": tensor}, made if the optimizer has not stepped yet; loading fills it in place."""
     flat = {}
-    for name, p in model.named_parameters():
+    for name, p in distributed.parameters(model).items():
         state = optimizer.state[p]
         if not state:
             state.update(step=torch.zeros((), dtype=torch.float32), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
@@ -78,7 +78,7 @@ class Saver:
     def save(self, step, model, optimizer, state, losses):
         """Write checkpoint `step`, then delete all but the newest `keep` and the best by `losses`, {step: validation loss}."""
         self.wait()
-        folder, tensors = f"{self.run}/checkpoints/{step:07d}", {"model": dict(model.named_parameters()), "optimizer": moments(model, optimizer)}
+        folder, tensors = f"{self.run}/checkpoints/{step:07d}", {"model": distributed.parameters(model), "optimizer": moments(model, optimizer)}
         distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True))         # what an interrupted save left
 
         def job():
@@ -142,7 +142,7 @@ def verify(folder):
 def load(folder, model, optimizer=None):
     """Fill `model`, and `optimizer` if given, from a checkpoint; returns its state.json."""
     verify(folder)
-    for part, tensors in [("model", dict(model.named_parameters()))] + ([("optimizer", moments(model, optimizer))] if optimizer else []):
+    for part, tensors in [("model", distributed.parameters(model))] + ([("optimizer", moments(model, optimizer))] if optimizer else []):
         try:
             dcp.load(tensors, storage_reader=HuggingFaceStorageReader(f"{folder}/{part}"), no_dist=distributed.place()[1] == 1)
         except CheckpointException as e:

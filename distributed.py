@@ -4,17 +4,14 @@
 
 torchrun starts the program several times and says in the environment which copy is which. Every process then holds some of the rows
 of each parameter, with their gradients and Adam's moments, and reads some of the rows of each batch (FSDP2; the idea is ZeRO stage 3,
-Rajbhandari et al. 2020). Callers never ask for their rank. Read it from start() to Watch.
+Rajbhandari et al. 2020). Callers never ask for their rank. Read it from start() to rehearsal().
 
 Letters: rank, world  number of this process, and of all   S  processes that share one copy of the model (run.shard)
 """
 import contextlib
 import math
 import os
-import socket
 import sys
-import threading
-import time
 from datetime import timedelta
 
 import torch
@@ -22,8 +19,10 @@ import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+import watch
 
-watch = None        # the Watch of this process, if there are several
+
+watcher = None      # the Watch of this process, if there are several
 
 
 def place():
@@ -32,9 +31,9 @@ def place():
 
 
 def start(device, timeout):
-    """Join the processes the launcher started. `timeout`: seconds without progress after which a process gives up, see Watch."""
-    global watch
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    """Join the processes the launcher started. `timeout`: seconds without progress after which a process gives up."""
+    global watcher
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -42,19 +41,35 @@ def start(device, timeout):
             raise ValueError(f"process {local} of this machine has no GPU of its own, there are {gpus}; use torchrun --nproc_per_node={gpus}")
         torch.cuda.set_device(local)
     store, rank, world = next(dist.rendezvous("env://"))
-    # numbers on the CPU travel by gloo, tensors on GPUs by NCCL; twice the time, so that Watch, which knows names, speaks first
+    store = dist.PrefixStore(watch.meet(store, rank, world, timeout), store)
+    # numbers on the CPU travel by gloo, tensors on GPUs by NCCL; twice the time, so that the Watch, which knows names, speaks first
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=2 * timeout))
-    watch = Watch(store.clone(), timeout)
+    watcher = watch.Watch(store.clone(), rank, world, timeout)
+    watcher.write()
+    dist.barrier()
+    watcher.start()
     if rank:
         sys.stdout = open(os.devnull, "w")              # one voice; errors go to stderr from everywhere
 
 
-def stop():
-    """Leave the others, in order: call it where the program ends well."""
+def alongside(program):
+    """Run `program`, then end this process; an error is one line, and so is a neighbour that was lost. At one process: just run it.
+
+    Gloo's threads can outlive Python's and abort the process on its way out (PyTorch issue 190489), so it leaves at once."""
+    error = None
+    try:
+        program()
+    except (OSError, ValueError, RuntimeError) as e:
+        lost = isinstance(e, dist.DistError) or type(e) is RuntimeError and ("Connection" in str(e) or "gloo" in str(e))
+        if not dist.is_initialized() or isinstance(e, RuntimeError) and not lost:
+            raise
+        error = f"the connection to another process is lost; see what that one says. torchrun --max-restarts=N goes on from the last checkpoint ({str(e)[:150]})" if lost else e
+        print(f"error: rank {place()[0]}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     if dist.is_initialized():
-        if watch:
-            watch.timeout = math.inf
-        dist.destroy_process_group()
+        if not error:
+            dist.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(1 if error else 0)
 
 
 def shard(model, run, dtype, device):
@@ -87,6 +102,13 @@ def clip(model, most):
     """Global gradient norm before it is clipped to `most`."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def parameters(model):
+    """{name: parameter} as they are kept here. A forward pass without a backward leaves the root's gathered: those are other tensors."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+    return dict(model.named_parameters())
 
 
 def part(p):
@@ -124,50 +146,9 @@ def once(action, group=None):
 
 
 def at(what):
-    """Note what this process does now, for Watch."""
-    if watch:
-        watch.what, watch.count, watch.since = what, watch.count + 1, time.monotonic()
-
-
-class Watch(threading.Thread):
-    """Ends this process, which the launcher then starts again, when nothing has moved for `timeout` seconds, and names who is to blame.
-
-    A collective waits for the slowest process without a word. So each process keeps a tick and what it does in the launcher's store.
-    The one whose tick stands still is stopped or gone; otherwise the one that has counted the fewest at()s holds up the rest.
-    """
-    def __init__(self, store, timeout):
-        super().__init__(daemon=True)
-        self.store, self.timeout, self.every, (self.rank, self.world) = store, timeout, min(10, timeout / 5), place()
-        self.what, self.count, self.since, self.tick = "starting", 0, time.monotonic(), 0
-        self.write()
-        dist.barrier()
-        self.start()
-
-    def write(self):
-        self.tick += 1
-        self.store.set(f"watch/{self.rank}", f"{self.tick}|{self.count}|{socket.gethostname()}, pid {os.getpid()}|{self.what}")
-
-    def read(self):
-        tick, count, who, what = zip(*(self.store.get(f"watch/{r}").decode().split("|", 3) for r in range(self.world)))
-        return tick, [*map(int, count)], [f"rank {r} ({w})" for r, w in enumerate(who)], what
-
-    def run(self):
-        while time.monotonic() - self.since < self.timeout + self.rank:         # the first to see it speaks, and the launcher ends the others
-            time.sleep(self.every)
-            with contextlib.suppress(RuntimeError):                             # the store may be gone when all is over
-                self.write()
-        try:
-            before, *_ = self.read()
-            time.sleep(3 * self.every)
-            self.write()
-            tick, count, who, what = self.read()
-            names = [f"{who[r]} does not answer any more, it was at {what[r]}" for r in range(self.world) if tick[r] == before[r]] \
-                or [f"{who[r]} is stuck at {what[r]}" for r in range(self.world) if min(count) == count[r] < max(count)] \
-                or ["every process waits for the others: look at the network"]
-        except RuntimeError as e:
-            names = [f"the launcher's store does not answer: {e}"]
-        print(f"error: nothing has moved for {self.timeout:g} s (run.timeout): {'; '.join(names)}. Rank {self.rank} is at {self.what}", file=sys.stderr, flush=True)
-        os._exit(1)
+    """Note what this process does now, for its Watch."""
+    if watcher:
+        watcher.at(what)
 
 
 @contextlib.contextmanager
@@ -181,4 +162,5 @@ def rehearsal(world):
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
     with FakeTensorMode():
         yield FSDPMemTracker if world > 1 else lambda model, optimizer: MemTracker()
-    stop()
+    if world > 1:
+        dist.destroy_process_group()

@@ -309,8 +309,7 @@ def main():
     cfg = config.load(args.config, args.settings + more)
     if not isinstance(cfg, config.Config):
         raise ValueError(f"{args.config} is a data config; python prepare.py {args.config} reads it")
-    train(config.check(cfg))
-    distributed.stop()
+    distributed.alongside(lambda: train(config.check(cfg)))
 
 
 if __name__ == "__main__":

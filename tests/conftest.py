@@ -1,4 +1,5 @@
 """Shared by the tests: a small prepared corpus of each tokenizer kind, and a configuration that trains on it in a second."""
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import pytest
 
 import config
 import prepare
+import train
 from corpus import stories
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -67,3 +69,21 @@ def tiny(model, name, *more):
 def run(script, *args, **kwargs):
     """A command as a user types it."""
     return subprocess.run([sys.executable, f"{ROOT}/{script}", *map(str, args)], capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def torchrun(world, script, *args, restarts=0, **kwargs):
+    """A command as several processes on this machine: the rendezvous picks a free port. Returns the Popen."""
+    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", f"--max_restarts={restarts}", f"{ROOT}/{script}", *map(str, args)],
+                            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "2"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+
+
+def launch(world, runs, restarts=0, code=0):
+    """Train several configurations on `world` processes; returns what they printed."""
+    if world == 1:
+        for path, *settings in runs:
+            train.train(config.check(config.load(path, settings)))
+        return ""
+    p = torchrun(world, "tests/worker.py", json.dumps(runs), restarts=restarts)
+    out, _ = p.communicate(timeout=300)
+    assert p.returncode == code, out
+    return out

@@ -21,7 +21,7 @@ TIMINGS = {"seconds", "tokens_per_second", "mfu"}
 
 
 def log(run):
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in open(f"runs/{run}/log.jsonl")]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in open(f"{run}/log.jsonl" if os.path.isabs(run) else f"runs/{run}/log.jsonl")]
 
 
 def weights(run, step=20):

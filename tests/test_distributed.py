@@ -1,0 +1,224 @@
+import glob
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+
+import checkpoint
+import config
+import pytest
+import torch
+from conftest import arguments, launch, torchrun
+from model import Transformer
+from test_train import log
+
+MODELS = {"bloom": ("bloom", "model.tied=true"), "bloom-untied": ("bloom", "model.tied=false"), "llama": ("llama", "model.tied=false"), "llama-tied": ("llama", "model.tied=true")}
+SIX = ["run.tokens=3072", "run.batch=16", "run.save_every=3", "run.eval_every=6", "model.dim=18", "optim.lr=1e-3"]        # steps; 18 rows do not divide over 4
+
+
+def state(run, step=None):
+    """Every tensor of a checkpoint, moments included, put together from the parts the processes wrote."""
+    with open(f"{run}/config.json") as f:
+        model = Transformer(config.Model(**json.load(f)["model"]))
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.newest(run, model, optimizer, step)
+    return {n: p.detach() for n, p in model.named_parameters()} | {k: v for k, v in checkpoint.moments(model, optimizer).items() if not k.endswith("step")}
+
+
+def variants(world):
+    """(name, arguments) of every way to cut the same six steps of 16 rows."""
+    for model, accumulation, shard in itertools.product(MODELS, (1, 4), ["none", 2, 1] if world == 4 else ["none", 1] if world == 2 else ["none"]):
+        name, tied = MODELS[model]
+        run = f"{model}-{world}-{accumulation}-{shard}"
+        yield run, arguments(name, run, *SIX, tied, f"run.micro={16 // world // accumulation}", f"run.shard={shard}")
+
+
+def others(world):
+    """(name, arguments) of runs with something special, at the same six steps."""
+    one = [*SIX, "run.micro=2"]
+    if world in (1, 2):
+        yield "bf16", arguments("bloom", f"bf16-{world}", *one, "run.dtype=bfloat16")
+        yield "bf16", arguments("llama", f"bf16-llama-{world}", *one, "run.dtype=bfloat16")
+        yield "recompute", arguments("bloom", f"recompute-{world}", *one, "run.recompute=true")
+        yield "background", arguments("bloom", f"background-{world}", *one, "run.background=true", "run.save_every=1", "run.keep=9")
+    if world in (1, 4):
+        yield "ragged", arguments("bloom", f"ragged-{world}", *SIX, "run.batch=6", "run.tokens=1152", "run.micro=1")
+    if world == 2:
+        yield "nan", ["nan", *arguments("bloom", "nan", *one)]
+        yield "full", ["full", *arguments("bloom", "full", *one, "run.save_every=2")]
+
+
+def resumed(world):
+    """(name, arguments) of the second half of runs that were saved by another number of processes."""
+    for run in ("bloom", "llama-tied"):
+        for before in (1, 2):
+            name, tied = MODELS[run]
+            yield f"{run}-{before}-to-{world}", arguments(name, f"{run}-{before}-to-{world}", *SIX, tied, "run.micro=4")
+
+
+def half_done(name):
+    """A copy of a run without its last checkpoint: as if it had been stopped after step 3."""
+    run, before, _, _ = name.rsplit("-", 3)
+    shutil.copytree(f"runs/{run}-{before}-1-none", f"runs/{name}")
+    shutil.rmtree(f"runs/{name}/checkpoints/0000006")
+
+
+@pytest.fixture(scope="module")
+def cut(prepared, tmp_path_factory):
+    """A folder in which every run has been trained on 1, 2 and 4 processes, each number started as seldom as possible."""
+    folder, before = tmp_path_factory.mktemp("cut"), os.getcwd()
+    os.chdir(folder)
+    os.symlink(prepared / "data", "data")
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    runs = {world: [args for _, args in itertools.chain(variants(world), others(world))] for world in (1, 2, 4)}
+    launch(1, runs[1])
+    (folder / "printed-2").write_text(launch(2, runs[2]))
+    for world in (1, 4, 2):
+        for name, _ in resumed(world):
+            half_done(name)
+        (folder / f"printed-resumed-{world}").write_text(launch(world, [args for _, args in resumed(world)] + (runs[4] if world == 4 else [])))
+    for s, handler in handlers.items():
+        signal.signal(s, handler)
+    os.chdir(before)
+    return folder
+
+
+def assert_close(want, got, bound=1e-5):
+    a, b = log(want), log(got)
+    assert [(x["step"], x.get("rows")) for x in a] == [(y["step"], y.get("rows")) for y in b], f"{got}: other rows"
+    for x, y in zip(a, b):
+        if "val" in x:
+            assert x["val"]["loss"] == pytest.approx(y["val"]["loss"], abs=bound), (got, x, y)
+        else:
+            assert x["loss"] == pytest.approx(y["loss"], abs=bound) and x["norm"] == pytest.approx(y["norm"], abs=bound), (got, x, y)
+    a, b = state(f"runs/{want}"), state(f"runs/{got}")
+    worst = max(((a[k] - b[k]).abs().max().item(), k) for k in a)
+    assert worst[0] < bound, f"{got}: {worst[1]} differs by {worst[0]:.1e}"
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_however_a_batch_is_cut_the_step_is_the_same(cut, monkeypatch, world):
+    """Law 6: processes, micro-batches, copies and shards change losses, gradient norms, weights and moments by rounding only: 1e-5 in float32."""
+    monkeypatch.chdir(cut)
+    for run, _ in variants(world):
+        model, *_ = run.rsplit("-", 3)
+        assert_close(f"{model}-1-1-none", run)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_saved_on_n_processes_resumes_on_m(cut, monkeypatch, world):
+    """Law 7. The rows of the following steps are the same too: assert_close compares their names."""
+    monkeypatch.chdir(cut)
+    for name, _ in resumed(world):
+        model, before, _, _ = name.rsplit("-", 3)
+        assert_close(f"{model}-{before}-1-none", name)
+    assert world == 1 or (cut / f"printed-resumed-{world}").read_text().count("after step 3\n") == 4
+
+
+def test_rows_that_do_not_divide_over_the_processes_change_nothing(cut, monkeypatch):
+    monkeypatch.chdir(cut)
+    assert_close("ragged-1", "ragged-4")
+
+
+def test_bfloat16_on_two_processes_is_bfloat16_on_one_but_for_the_rounding_of_vectors(cut, monkeypatch):
+    """On one process autocast rounds the matrices to bfloat16, on several FSDP gathers all weights so: embeddings, norms and biases
+    are rounded besides, by at most 2^-9 of their size. A loss near ln 512 is a sum of few such terms: 2^-7 is the bound."""
+    monkeypatch.chdir(cut)
+    for name in ("bf16", "bf16-llama"):
+        one, two, exact = log(f"{name}-1"), log(f"{name}-2"), log(f"{'llama' if 'llama' in name else 'bloom'}-1-1-none")
+        for a, b, c in zip(one, two, exact):
+            if "loss" in a:
+                assert a["rows"] == b["rows"] and a["loss"] == pytest.approx(b["loss"], abs=2 ** -7) and a["norm"] == pytest.approx(b["norm"], rel=2 ** -5)
+                assert a["loss"] == pytest.approx(c["loss"], abs=2 ** -5) and a["loss"] != c["loss"], "bfloat16 is near float32, and is not float32"
+
+
+def test_recomputed_activations_change_nothing(cut, monkeypatch):
+    monkeypatch.chdir(cut)
+    for world in (1, 2):
+        assert_close("bloom-1-1-none", f"recompute-{world}")
+
+
+def test_background_saves_hold_the_step_they_were_asked_for(cut, monkeypatch):
+    """Training goes on while they are written: each must equal what a run that waits for its saves has."""
+    monkeypatch.chdir(cut)
+    for world in (1, 2):
+        assert checkpoint.steps(f"runs/background-{world}") == [1, 2, 3, 4, 5, 6]
+        for step in (3, 6):
+            a, b = state(f"runs/background-{world}", step), state("runs/bloom-1-1-none", step)
+            assert max((a[k] - b[k]).abs().max() for k in a) < 1e-5
+
+
+def test_a_loss_that_is_no_number_on_one_process_skips_the_update_on_all(cut, monkeypatch):
+    monkeypatch.chdir(cut)
+    assert [(r["step"], r["skipped"][:8]) for r in log("nan") if "skipped" in r] == [(4, "loss nan")]
+    assert log("nan")[-1]["step"] == 6 and all(t.isfinite().all() for t in state("runs/nan").values())
+
+
+def test_a_disk_that_is_full_for_one_process_is_a_warning_on_all(cut, monkeypatch):
+    monkeypatch.chdir(cut)
+    assert checkpoint.steps("runs/full") == [2, 6] and "warning: cannot save runs/full/checkpoints/0000004" in (cut / "printed-2").read_text()
+    assert os.listdir("runs/full/checkpoints").count("0000004") == 0
+    assert_close("bloom-1-1-none", "full")
+
+
+def test_a_damaged_part_of_another_process_is_named_and_the_checkpoint_before_is_used(cut, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(cut / "data", "data")
+    shutil.copytree(cut / "runs/bloom-2-1-none", "runs/damaged")
+    path = next(p for p in glob.glob("runs/damaged/checkpoints/0000006/optimizer/*") if "shard-00002" in p)
+    with open(path, "r+b") as f:
+        f.seek(-50, os.SEEK_END)
+        byte = f.read(1)
+        f.seek(-50, os.SEEK_END)
+        f.write(bytes([byte[0] ^ 1]))
+    out = launch(2, [arguments("bloom", "damaged", *SIX, "run.micro=8")])
+    assert f"checkpoint 6 is damaged, using the one before it: {path} has changed since it was written\n" in out and "continuing runs/damaged after step 3\n" in out
+    a, b = state("runs/damaged"), state(cut / "runs/bloom-2-1-none")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_kill_9_in_a_step_in_a_save_and_in_an_evaluation_changes_nothing(cut, tmp_path, monkeypatch):
+    """torchrun starts both again each time; the end is that of the run nobody disturbed, to the last bit."""
+    monkeypatch.chdir(tmp_path)
+    os.symlink(cut / "data", "data")
+    settings = [*SIX, "run.micro=8", "run.save_every=2", "run.keep=9"]
+    out = launch(2, [["dies", *arguments("bloom", "killed", *settings)]], restarts=3)
+    assert [line for line in out.splitlines() if line.startswith("continuing")] == ["continuing runs/killed after step 2", "continuing runs/killed after step 4"], out
+    a, b = state("runs/killed"), state(cut / "runs/bloom-2-1-none")
+    assert all(torch.equal(a[k], b[k]) for k in a) and [r.get("loss") for r in log("killed")] == [r.get("loss") for r in log(cut / "runs/bloom-2-1-none")]
+    assert "Traceback" not in out and "terminate" not in out, "the process that is left says in one line that it lost the other"
+
+
+@pytest.mark.parametrize("what, words", [("stopped", r"rank 1 \(\S+, pid \d+\) does not answer any more"), ("stuck", r"rank 1 \(\S+, pid \d+\) is stuck at step 3: reading rows. Rank 0 is at step 3: forward")])
+def test_a_process_that_hangs_is_named_after_the_time_out(cut, tmp_path, monkeypatch, what, words):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(cut / "data", "data")
+    out = launch(2, [[what, *arguments("bloom", what, *SIX, "run.timeout=6")]], code=1)
+    assert re.search(r"error: nothing has moved for 6 s \(run.timeout\): " + words, out), out
+
+
+def test_sigterm_to_every_process_saves_and_exits_0(cut, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(cut / "data", "data")
+    p = torchrun(2, "train.py", *arguments("bloom", "term", "run.tokens=384000", "run.save_every=9999", "run.eval_every=9999"))
+    children = f"/proc/{p.pid}/task/{p.pid}/children"
+    for line in p.stdout:
+        if line.startswith("step ") and "loss" in line and "validation" not in line:
+            with open(children) as f:
+                workers = [int(c) for c in f.read().split() if "train.py" in open(f"/proc/{c}/cmdline").read()]
+            assert len(workers) == 2
+            for pid in workers:
+                os.kill(pid, signal.SIGTERM)
+            break
+    rest = p.stdout.read()
+    assert p.wait() == 0 and "stopped by SIGTERM after step" in rest, rest
+    assert len(checkpoint.steps("runs/term")) == 1
+
+
+def test_a_group_that_does_not_divide_the_processes_is_refused(cut, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink(cut / "data", "data")
+    out = launch(2, [arguments("bloom", "x", "run.shard=3")], code=1)
+    assert "error: rank 0: run.shard=3 does not divide 2 processes; use a divisor of 2, or none" in out and "rank0]: Traceback" not in out
