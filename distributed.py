@@ -153,14 +153,13 @@ def at(what):
 
 @contextlib.contextmanager
 def rehearsal(world):
-    """Pretend to be process 0 of `world`: no other process, no memory. Yields a function (model, optimizer) -> PyTorch's memory tracker."""
+    """Be process 0 of `world` without the others. Yields a mode in which tensors have no memory, and PyTorch's memory tracker for it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
     from torch.distributed._tools.mem_tracker import MemTracker
     from torch.testing._internal.distributed.fake_pg import FakeStore
     if world > 1:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
-    with FakeTensorMode():
-        yield FSDPMemTracker if world > 1 else lambda model, optimizer: MemTracker()
+    yield FakeTensorMode(allow_non_fake_inputs=True), FSDPMemTracker if world > 1 else lambda model, optimizer: MemTracker()
     if world > 1:
         dist.destroy_process_group()

@@ -72,15 +72,14 @@ def can_compile(device):
 
 
 def build(cfg, device, dtype):
-    """(model, optimizer) with memory for this process's part, not filled: init() or a checkpoint does that."""
+    """The model, this process's part of it, on the meta device: to_empty() gives it memory, init() or a checkpoint fills it."""
     with torch.device("meta"):
         model = Transformer(cfg.model, cfg.run.recompute)
     if cfg.run.compile and can_compile(device):
         for block in model.blocks:
             block.compile()             # before they are sharded; compiling the whole model would rename its parameters
     distributed.shard(model, cfg.run, dtype, device)
-    model.to_empty(device=device)
-    return model, adamw(model, cfg.optim)
+    return model
 
 
 def gradients(model, x, y, valid, run, precision):
@@ -200,7 +199,8 @@ def train(cfg):
     cfg.model.vocab = cfg.model.vocab or math.ceil(entries / 128) * 128
     if entries > cfg.model.vocab:
         raise ValueError(f"the tokenizer of {rows.folder} has {entries:,} entries and model.vocab={cfg.model.vocab:,} rows; use model.vocab=none or data made with a smaller tokenizer")
-    model, optimizer = build(cfg, device, dtype)
+    model = build(cfg, device, dtype).to_empty(device=device)
+    optimizer = adamw(model, cfg.optim)
     distributed.once(lambda: start(run, cfg, rows))
     (rank, world), parameters, steps = distributed.place(), count(model), data.steps_in(r, T)
     flops = flops_per_token(cfg.model, parameters)

@@ -29,7 +29,7 @@ def config(size="toy"):
         vocab=250_880,          # 250,680 entries, padded to a multiple of 4 x 128
     )
     optim = Optim(lr=lr, min_lr=6e-6 if size == "176b" else 1e-5, warmup=183_105 * ROW, decay=200_000_000 * ROW)
-    run = Run(name=f"bloom-{size}", tokens=int(tokens), batch=batch, ramp=(192, increment, 9_765_625))
+    run = Run(name=f"bloom-{size}", tokens=int(tokens), batch=batch, ramp=(192, increment, 9_765_625), recompute=size not in ("560m", "1b1"))
     data = Data(name="roots")
     if size == "toy":           # the same program, small: what is not set here is as above
         model.context, model.vocab = 256, None

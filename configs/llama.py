@@ -27,7 +27,7 @@ def config(size="toy"):
         vocab=32_000,
     )
     optim = Optim(lr=lr, min_lr=lr / 10, warmup=2000 * STEP)        # cosine over the whole run, to 10% of the peak
-    run = Run(name=f"llama-{size}", tokens=int(tokens), batch=2048)
+    run = Run(name=f"llama-{size}", tokens=int(tokens), batch=2048, recompute=True)
     data = Data(name="llama")
     if size == "toy":           # the same program, small: what is not set here is as above
         model.context, model.vocab = 256, None
