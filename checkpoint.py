@@ -6,7 +6,7 @@ Each process writes the rows it keeps, and reads those it needs, so a run saved 
 last and holds the size and SHA-256 of every other file: without it a folder is not a checkpoint, and a file that does not match is
 refused by name. Processes share one file system. Read it from moments() to newest().
 """
-import json
+import contextlib
 import os
 import shutil
 import threading
@@ -15,13 +15,9 @@ import warnings
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 import config
 import distributed
-
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")      # "assuming the intent is to save in a single process": it is
 
@@ -41,39 +37,36 @@ def moments(model, optimizer):
     return flat
 
 
+def hashes(folder, files, group=None):
+    """SHA-256 of each of `files`, in hexadecimal, "00..." where one cannot be read; the processes share the reading."""
+    (rank, world), rows = distributed.place(), torch.zeros(len(files), 32, dtype=torch.uint8)
+    for i in range(rank, len(files), world):
+        with contextlib.suppress(OSError):
+            rows[i] = torch.tensor(list(bytes.fromhex(config.sha256(f"{folder}/{files[i]}"))))
+    return [bytes(row).hex() for row in distributed.sum(rows, group).tolist()]
+
+
 def write(folder, tensors, state, group=None):
     """Write a checkpoint: `tensors` is {"model": {name: tensor}, "optimizer": ...}, `state` a dict of plain facts. All processes
     together; where it fails on one it is an OSError on all, and no folder is left."""
-    rank, world = distributed.place()
     try:
         for part, values in tensors.items():
-            dcp.save(values, storage_writer=HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), process_group=group, no_dist=world == 1)
+            dcp.save(values, storage_writer=dcp.HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), process_group=group, no_dist=distributed.place()[1] == 1)
         distributed.once(lambda: config.write_json(f"{folder}/state.json", state), group)
         files = sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, names in os.walk(folder) for f in names)
-        facts = distributed.sum(distributed.together(lambda: digests(folder, files), group), group)
-        done = {f: [os.path.getsize(f"{folder}/{f}"), bytes(row.tolist()).hex()] for f, row in zip(files, facts)}
+        done = {f: [os.path.getsize(f"{folder}/{f}"), digest] for f, digest in zip(files, hashes(folder, files, group))}
         distributed.once(lambda: config.write_json(f"{folder}/done", done), group)
-    except (OSError, CheckpointException) as e:         # a BaseException: it passes every `except Exception`
+    except (OSError, dcp.api.CheckpointException) as e:         # a BaseException: it passes every `except Exception`
         distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True), group)
         raise OSError(f"cannot save {folder}: {' '.join(str(e).split())[-200:]}") from e
-
-
-def digests(folder, files):
-    """(files, 32) bytes: the SHA-256 of those this process reads, every world-th, and zeros for the sum with the others' to fill."""
-    rank, world = distributed.place()
-    rows = torch.zeros(len(files), 32, dtype=torch.uint8)
-    for i in range(rank, len(files), world):
-        rows[i] = torch.frombuffer(bytearray.fromhex(config.sha256(f"{folder}/{files[i]}")), dtype=torch.uint8)
-    return rows
 
 
 class Saver:
     """Saves checkpoints of folder `run`. In the background, if asked: a copy is taken at once, one save is in flight at most."""
     def __init__(self, run, keep, background):
-        self.run, self.keep = run, keep
-        self.last = None                        # step of the newest checkpoint that is whole
-        self.thread, self.error = None, None
-        self.background, self.group = background, dist.new_group(backend="gloo") if background and dist.is_initialized() else None
+        self.run, self.keep, self.background = run, keep, background
+        self.last = self.thread = self.error = None         # last: step of the newest checkpoint that is whole
+        self.group = dist.new_group(backend="gloo") if background and dist.is_initialized() else None
 
     def save(self, step, model, optimizer, state, losses):
         """Write checkpoint `step`, then delete all but the newest `keep` and the best by `losses`, {step: validation loss}."""
@@ -90,7 +83,7 @@ class Saver:
                 self.error = e
                 print(f"warning: {e}; the run goes on, the checkpoint before it is intact", flush=True)
         if self.background:
-            tensors = BlockingAsyncStager(cache_staged_state_dict=False).stage(tensors)
+            tensors = dcp.staging.BlockingAsyncStager(cache_staged_state_dict=False).stage(tensors)
             self.thread = threading.Thread(target=job)
             self.thread.start()
         else:
@@ -100,7 +93,6 @@ class Saver:
         """Wait for a save in flight; returns the error of the newest save, or None."""
         if self.thread:
             self.thread.join()
-        self.thread = None
         return self.error
 
 
@@ -122,21 +114,16 @@ def prune(run, keep, losses):
 
 
 def verify(folder):
-    """Raise Unusable, naming the file, unless every file is as `done` says. The processes share the reading."""
-    def read():
-        with open(f"{folder}/done", encoding="utf-8") as f:
-            return [(f"{folder}/{name}", size, digest) for name, (size, digest) in json.load(f).items()]
+    """Raise Unusable, naming the file, unless every file is as `done` says."""
     try:
-        facts = distributed.together(read)
+        facts = distributed.together(lambda: config.read_json(f"{folder}/done"))
     except (ValueError, OSError) as e:
         raise Unusable(f"{folder}/done cannot be read: {e}") from e
-    (rank, world), wrong = distributed.place(), torch.zeros(len(facts), dtype=torch.int64)
-    for i in range(rank, len(facts), world):
-        path, size, digest = facts[i]
-        wrong[i] = 1 if not os.path.exists(path) else 2 if os.path.getsize(path) != size else 3 if config.sha256(path) != digest else 0
-    for (path, size, _), w in zip(facts, distributed.sum(wrong).tolist()):
-        if w:
-            raise Unusable(f"{path} {['is missing', f'does not have the {size:,} bytes that were written', 'has changed since it was written'][w - 1]}")
+    for (name, (size, digest)), now in zip(facts.items(), hashes(folder, list(facts))):
+        if now != digest:
+            path = f"{folder}/{name}"
+            there = os.path.getsize(path) if os.path.exists(path) else None
+            raise Unusable(f"{path} {'is missing' if there is None else 'has changed since it was written' if there == size else f'is {there:,} bytes where {size:,} were written'}")
 
 
 def load(folder, model, optimizer=None):
@@ -144,11 +131,10 @@ def load(folder, model, optimizer=None):
     verify(folder)
     for part, tensors in [("model", distributed.parameters(model))] + ([("optimizer", moments(model, optimizer))] if optimizer else []):
         try:
-            dcp.load(tensors, storage_reader=HuggingFaceStorageReader(f"{folder}/{part}"), no_dist=distributed.place()[1] == 1)
-        except CheckpointException as e:
+            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(f"{folder}/{part}"), no_dist=distributed.place()[1] == 1)
+        except dcp.api.CheckpointException as e:
             raise Unusable(f"{folder}/{part} does not fit this model: {' '.join(str(e).split())[-200:]}") from e
-    with open(f"{folder}/state.json", encoding="utf-8") as f:
-        return json.load(f)
+    return config.read_json(f"{folder}/state.json")
 
 
 def newest(run, model, optimizer=None, step=None):

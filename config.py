@@ -246,6 +246,11 @@ def write_json(path, value):
     os.replace(f"{path}.new", path)
 
 
+def read_json(path):
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
 def sha256(path):
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

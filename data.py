@@ -4,12 +4,12 @@ of processes, any micro-batch, any stop and restart read the same rows. Read it 
 Letters: B rows   T tokens in a row (model.context)
 """
 import functools
-import json
 import math
 import os
 
 import numpy as np
 
+import config
 from model import IGNORE
 
 CYCLE = 65_536          # rows after which every source has had exactly its share; their order is the only list that is written down
@@ -175,5 +175,4 @@ class Rows:
 def read_manifest(folder):
     if not os.path.exists(f"{folder}/manifest.json"):
         raise ValueError(f"there is no prepared data in {folder}; make it with python prepare.py --input PATH... --name {os.path.basename(folder)}")
-    with open(f"{folder}/manifest.json", encoding="utf-8") as f:
-        return json.load(f)
+    return config.read_json(f"{folder}/manifest.json")

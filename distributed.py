@@ -2,11 +2,10 @@
 
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
 
-torchrun starts the program several times and says in the environment which copy is which. Every process then holds some of the rows
-of each parameter, with their gradients and Adam's moments, and reads some of the rows of each batch (FSDP2; the idea is ZeRO stage 3,
-Rajbhandari et al. 2020). Callers never ask for their rank. Read it from start() to rehearsal().
+torchrun starts the program several times and says in the environment which copy is which. Each process holds some of the rows of every
+parameter, with gradients and Adam's moments, and reads some of the rows of each batch (FSDP2; ZeRO stage 3, Rajbhandari et al. 2020).
 
-Letters: rank, world  number of this process, and of all   S  processes that share one copy of the model (run.shard)
+Read it from start() to rehearsal(). Letters: rank, world  this process, and how many   S  processes that share one copy (run.shard)
 """
 import contextlib
 import math
@@ -22,9 +21,6 @@ from torch.distributed.tensor import DTensor
 import watch
 
 
-watcher = None      # the Watch of this process, if there are several
-
-
 def place():
     """(rank, world)"""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -32,7 +28,6 @@ def place():
 
 def start(device, timeout):
     """Join the processes the launcher started. `timeout`: seconds without progress after which a process gives up."""
-    global watcher
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
     if device == "cuda":
@@ -44,32 +39,27 @@ def start(device, timeout):
     store = dist.PrefixStore(watch.meet(store, rank, world, timeout), store)
     # numbers on the CPU travel by gloo, tensors on GPUs by NCCL; twice the time, so that the Watch, which knows names, speaks first
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=2 * timeout))
-    watcher = watch.Watch(store.clone(), rank, world, timeout)
-    watcher.write()
-    dist.barrier()
-    watcher.start()
+    watch.start(store.clone(), rank, world, timeout)
     if rank:
         sys.stdout = open(os.devnull, "w")              # one voice; errors go to stderr from everywhere
 
 
 def alongside(program):
-    """Run `program`, then end this process; an error is one line, and so is a neighbour that was lost. At one process: just run it.
+    """Run `program`, then end this process; a neighbour that was lost is one line, as other errors are. At one process: just run it.
 
     Gloo's threads can outlive Python's and abort the process on its way out (PyTorch issue 190489), so it leaves at once."""
-    error = None
     try:
         program()
+        said = None
     except (OSError, ValueError, RuntimeError) as e:
         lost = isinstance(e, dist.DistError) or type(e) is RuntimeError and ("Connection" in str(e) or "gloo" in str(e))
         if not dist.is_initialized() or isinstance(e, RuntimeError) and not lost:
             raise
-        error = f"the connection to another process is lost; see what that one says. torchrun --max-restarts=N goes on from the last checkpoint ({str(e)[:150]})" if lost else e
-        print(f"error: rank {place()[0]}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        said = f"error: rank {place()[0]}: {'another process is lost, see what it says; torchrun --max-restarts=N goes on from the last checkpoint: ' * lost}{' '.join(str(e).split())[:500]}"
     if dist.is_initialized():
-        if not error:
-            dist.destroy_process_group()
+        print(said, file=sys.stderr, flush=True) if said else dist.destroy_process_group()
         sys.stdout.flush()
-        os._exit(1 if error else 0)
+        os._exit(1 if said else 0)
 
 
 def shard(model, run, dtype, device):
@@ -145,21 +135,12 @@ def once(action, group=None):
     together(action if place()[0] == 0 else lambda: None, group)
 
 
-def at(what):
-    """Note what this process does now, for its Watch."""
-    if watcher:
-        watcher.at(what)
-
-
 @contextlib.contextmanager
 def rehearsal(world):
     """Be process 0 of `world` without the others. Yields a mode in which tensors have no memory, and PyTorch's memory tracker for it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
-    from torch.distributed._tools.mem_tracker import MemTracker
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker, MemTracker
     from torch.testing._internal.distributed.fake_pg import FakeStore
-    if world > 1:
-        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
     yield FakeTensorMode(allow_non_fake_inputs=True), FSDPMemTracker if world > 1 else lambda model, optimizer: MemTracker()
-    if world > 1:
-        dist.destroy_process_group()
+    dist.destroy_process_group()

@@ -178,8 +178,7 @@ def prepare(corpus):
         raise ValueError(f"val_share={corpus.val_share}: the share of documents held out is between 0 and 1")
     out, partial = f"data/{corpus.name}", f"data/{corpus.name}.partial"
     if os.path.exists(f"{out}/manifest.json"):
-        with open(f"{out}/manifest.json", encoding="utf-8") as f:
-            manifest = json.load(f)
+        manifest = config.read_json(f"{out}/manifest.json")
         changed = [key for key, _, _ in config.differences(manifest["settings"], config.plain(corpus))]
         if changed or manifest["input_bytes"] != sum(sources.size(s) for s in corpus.sources):
             raise ValueError(f"{out} was prepared from {'other settings: ' + ', '.join(changed) if changed else 'files that have changed since'}; "

@@ -9,7 +9,6 @@ Letters: B prompts   T tokens   V vocabulary   S tokens the cache holds
 """
 import argparse
 import codecs
-import json
 import os
 import sys
 
@@ -25,8 +24,7 @@ def load(run, device="cpu", step=None):
     """(model, tokenizer) of a run folder, from its newest whole checkpoint or that of `step`."""
     if not os.path.exists(f"{run}/config.json"):
         raise ValueError(f"{run} is not a run: it has no config.json; train.py makes one")
-    with open(f"{run}/config.json", encoding="utf-8") as f:
-        facts = json.load(f)
+    facts = config.read_json(f"{run}/config.json")
     tokenizer = tokenizers.load(f"{run}/tokenizer")
     if tokenizers.fingerprint(tokenizer) != facts["tokenizer"]["fingerprint"]:
         raise ValueError(f"{run}/tokenizer is not the one the model was trained with; put that one back")

@@ -25,6 +25,7 @@ import config
 import data
 import distributed
 import prepare
+import watch
 from model import IGNORE, Transformer, count, flops_per_token, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -104,7 +105,7 @@ def evaluate(model, rows, run, device, precision, asked):
         nats, windows = 0.0, min(split.windows, run.eval_rows or split.windows)
         tokens = min(windows * split.T, max(0, len(split.tokens) - 1))
         for first in range(0, windows, run.micro * world):                  # every process enters the model, with or without rows
-            distributed.at(f"evaluating {name}, rows from {first}")
+            watch.at(f"evaluating {name}, rows from {first}")
             if asked():
                 return None
             first += rank * run.micro
@@ -162,8 +163,7 @@ def start(run, cfg, rows):
     facts = {**config.plain(cfg), "torch": torch.__version__, "tokenizer": rows.manifest["tokenizer"],
              "data_sha256": {s: v["train"]["sha256"] for s, v in rows.manifest["sources"].items()}}
     if os.path.exists(f"{run}/config.json"):
-        with open(f"{run}/config.json", encoding="utf-8") as f:
-            before = json.load(f)
+        before = config.read_json(f"{run}/config.json")
         for key, old, new in config.differences(before, facts):
             if key.startswith("model."):
                 raise ValueError(f"{run} holds a model of another shape: {key} is {old} there and {new} here; use another run.name")
@@ -192,7 +192,7 @@ def train(cfg):
     device, dtype, line = choose_device(r)
     precision = (lambda: torch.autocast(device, dtype)) if dtype else contextlib.nullcontext
     distributed.start(device, r.timeout)
-    distributed.at("preparing the data")
+    watch.at("preparing the data")
     distributed.once(lambda: prepare_data(cfg))
     rows, T = data.Rows(cfg), cfg.model.context
     entries = rows.manifest["vocab"]
@@ -210,7 +210,7 @@ def train(cfg):
           f"{', bias' * m.bias}{', embedding norm' * m.embed_norm}{', tied' * m.tied}; vocabulary {m.vocab:,}, context {T}\n"
           f"{steps:,} steps of {r.batch} rows = {data.rows_before(steps, r) * T:,} tokens; {f'{world} processes, ' * (world > 1)}{line}")
 
-    distributed.at("loading a checkpoint")
+    watch.at("loading a checkpoint")
     state = checkpoint.newest(run, model, optimizer)
     if state is None:
         init(model, r.seed)
@@ -244,7 +244,7 @@ def train(cfg):
                       + "   ".join(f"{name} {v['loss']:.3f}" for name, v in list(val["sources"].items())[:6]))
             last = time.time()
         if (step and step % r.save_every == 0 or step == steps or stopping) and saver.last != step:
-            distributed.at(f"step {step}: saving")
+            watch.at(f"step {step}: saving")
             saver.save(step, model, optimizer, {"tokens": data.rows_before(step, r) * T, "skipped": skipped}, log.evaluated())
             last = time.time()
         if stopping or step == steps:
@@ -257,13 +257,13 @@ def train(cfg):
             print(f"step {step:>6}/{steps}   left out, as run.skip_steps says", flush=True)
             stopping = asked()
             continue
-        distributed.at(f"step {step}: reading rows")
+        watch.at(f"step {step}: reading rows")
         x, y, which, valid = rows.rows(step - 1, rank, world)
         x, y = (torch.from_numpy(part).to(device, non_blocking=True) for part in (x, y))
-        distributed.at(f"step {step}: forward and backward")
+        watch.at(f"step {step}: forward and backward")
         loss = gradients(model, x, y, valid, r, precision)
         norm = float(distributed.clip(model, cfg.optim.clip))
-        distributed.at(f"step {step}: updating")
+        watch.at(f"step {step}: updating")
         loss, stopping = distributed.sum([float(loss), wanted()]).tolist()
         if math.isfinite(loss) and math.isfinite(norm):         # the same numbers on every process: they all update, or none does
             lr = lr_at(tokens, cfg.optim, r.tokens)

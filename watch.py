@@ -1,7 +1,7 @@
 """Roll calls among the processes of a run: who is there when it starts, and who holds it up when it hangs. distributed.py uses it.
 
 The processes talk through a small key-value store that the launcher keeps (a torch.distributed.Store); one that waits for a lost
-neighbour inside a collective can still read it. Read it from meet() to Watch.
+neighbour inside a collective can still read it. train.py says at() what it does. Read it from meet() to Watch.
 """
 import contextlib
 import os
@@ -35,6 +35,21 @@ def meet(store, rank, world, timeout):
     return name
 
 
+current = None      # the Watch of this process, if there are several
+
+
+def start(store, rank, world, timeout):
+    global current
+    current = Watch(store, rank, world, timeout)
+    current.start()
+
+
+def at(what):
+    """Note what this process does now; without other processes nobody wants to know."""
+    if current:
+        current.what, current.count, current.since = what, current.count + 1, time.monotonic()
+
+
 class Watch(threading.Thread):
     """Ends this process, which the launcher then starts again, when nothing has moved for `timeout` seconds, and names who is to blame.
 
@@ -45,9 +60,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.store, self.rank, self.world, self.timeout, self.every = store, rank, world, timeout, min(10, timeout / 5)
         self.what, self.count, self.since, self.tick = "starting", 0, time.monotonic(), 0
-
-    def at(self, what):
-        self.what, self.count, self.since = what, self.count + 1, time.monotonic()
+        self.write()
 
     def write(self):
         self.tick += 1

@@ -7,20 +7,20 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+import checkpoint
 import config
 import prepare
 import train
 from corpus import stories
+from model import Transformer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
-    """A folder with data/tiny (bpe) and data/tiny-sp (sentencepiece): two languages as two sources."""
-    folder, before = tmp_path_factory.mktemp("prepared"), os.getcwd()
-    os.chdir(folder)
+def prepare_tiny():
+    """Make data/tiny (bpe) and data/tiny-sp (sentencepiece) in the current folder: two languages as two sources."""
     for lang in ("en", "fr"):
         with open(f"{ROOT}/samples/stories/{lang}.txt", encoding="utf-8") as f:
             grammar = stories.parse(f.read(), lang)
@@ -30,6 +30,13 @@ def prepared(tmp_path_factory):
                 f.write(stories.draw(grammar, lang, i))
     for name, kind in ("tiny", "bpe"), ("tiny-sp", "sentencepiece"):
         prepare.prepare(config.Corpus(name, [config.Source(lang, lang, lang=lang) for lang in ("en", "fr")], config.Tokenizer(kind, 500)))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    folder, before = tmp_path_factory.mktemp("prepared"), os.getcwd()
+    os.chdir(folder)
+    prepare_tiny()
     os.chdir(before)
     return folder
 
@@ -74,7 +81,13 @@ def run(script, *args, **kwargs):
 def torchrun(world, script, *args, restarts=0, **kwargs):
     """A command as several processes on this machine: the rendezvous picks a free port. Returns the Popen."""
     return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", f"--max_restarts={restarts}", f"{ROOT}/{script}", *map(str, args)],
-                            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "2"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+                            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+
+
+def workers(agent):
+    """Process ids of the training processes that a torchrun has started."""
+    with open(f"/proc/{agent}/task/{agent}/children") as f:
+        return [int(c) for c in f.read().split() if b"train.py" in open(f"/proc/{c}/cmdline", "rb").read()]
 
 
 def launch(world, runs, restarts=0, code=0):
@@ -87,3 +100,19 @@ def launch(world, runs, restarts=0, code=0):
     out, _ = p.communicate(timeout=300)
     assert p.returncode == code, out
     return out
+
+
+TIMINGS = {"seconds", "tokens_per_second", "mfu"}
+
+
+def log(run):
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in open(f"{run}/log.jsonl" if os.path.isabs(run) else f"runs/{run}/log.jsonl")]
+
+
+def state(run, step=None):
+    """Every tensor of a checkpoint, moments included, put together from the parts the processes wrote."""
+    with open(f"{run}/config.json") as f:
+        model = Transformer(config.Model(**json.load(f)["model"]))
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoint.newest(run, model, optimizer, step)
+    return {n: p.detach() for n, p in model.named_parameters()} | {k: v for k, v in checkpoint.moments(model, optimizer).items() if not k.endswith("step")}

@@ -1,3 +1,4 @@
+import contextlib
 import glob
 import itertools
 import json
@@ -7,32 +8,22 @@ import shutil
 import signal
 
 import checkpoint
-import config
+import kill
 import pytest
 import torch
-from conftest import arguments, launch, torchrun
-from model import Transformer
-from test_train import log
+from conftest import arguments, launch, log, state, torchrun, workers
 
 MODELS = {"bloom": ("bloom", "model.tied=true"), "bloom-untied": ("bloom", "model.tied=false"), "llama": ("llama", "model.tied=false"), "llama-tied": ("llama", "model.tied=true")}
-SIX = ["run.tokens=3072", "run.batch=16", "run.save_every=3", "run.eval_every=6", "model.dim=18", "optim.lr=1e-3"]        # steps; 18 rows do not divide over 4
-
-
-def state(run, step=None):
-    """Every tensor of a checkpoint, moments included, put together from the parts the processes wrote."""
-    with open(f"{run}/config.json") as f:
-        model = Transformer(config.Model(**json.load(f)["model"]))
-    optimizer = torch.optim.AdamW(model.parameters())
-    checkpoint.newest(run, model, optimizer, step)
-    return {n: p.detach() for n, p in model.named_parameters()} | {k: v for k, v in checkpoint.moments(model, optimizer).items() if not k.endswith("step")}
+SIX = ["run.tokens=3072", "run.batch=16", "run.save_every=6", "run.eval_every=6", "model.dim=18", "optim.lr=1e-3"]        # steps; 18 rows do not divide over 4
 
 
 def variants(world):
     """(name, arguments) of every way to cut the same six steps of 16 rows."""
-    for model, accumulation, shard in itertools.product(MODELS, (1, 4), ["none", 2, 1] if world == 4 else ["none", 1] if world == 2 else ["none"]):
+    for model, accumulation, shard in itertools.product(MODELS, (1, 4), {1: ["none"], 2: ["none", 1], 4: ["none", 2]}[world]):
         name, tied = MODELS[model]
         run = f"{model}-{world}-{accumulation}-{shard}"
-        yield run, arguments(name, run, *SIX, tied, f"run.micro={16 // world // accumulation}", f"run.shard={shard}")
+        yield run, arguments(name, run, *SIX, tied, f"run.micro={16 // world // accumulation}", f"run.shard={shard}",
+                             f"run.save_every={3 if accumulation == 1 and shard == 'none' else 6}")
 
 
 def others(world):
@@ -173,7 +164,7 @@ def test_a_damaged_part_of_another_process_is_named_and_the_checkpoint_before_is
         byte = f.read(1)
         f.seek(-50, os.SEEK_END)
         f.write(bytes([byte[0] ^ 1]))
-    out = launch(2, [arguments("bloom", "damaged", *SIX, "run.micro=8")])
+    out = launch(2, [arguments("bloom", "damaged", *SIX, "run.micro=8", "run.save_every=3")])
     assert f"checkpoint 6 is damaged, using the one before it: {path} has changed since it was written\n" in out and "continuing runs/damaged after step 3\n" in out
     a, b = state("runs/damaged"), state(cut / "runs/bloom-2-1-none")
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -191,25 +182,29 @@ def test_kill_9_in_a_step_in_a_save_and_in_an_evaluation_changes_nothing(cut, tm
     assert "Traceback" not in out and "terminate" not in out, "the process that is left says in one line that it lost the other"
 
 
-@pytest.mark.parametrize("what, words", [("stopped", r"rank 1 \(\S+, pid \d+\) does not answer any more"), ("stuck", r"rank 1 \(\S+, pid \d+\) is stuck at step 3: reading rows. Rank 0 is at step 3: forward")])
+@pytest.mark.parametrize("what, words", [("stopped", "does not answer any more, it was at"), ("stuck", "is stuck at step 3: reading rows. Rank 0 is at step 3: forward")])
 def test_a_process_that_hangs_is_named_after_the_time_out(cut, tmp_path, monkeypatch, what, words):
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
-    out = launch(2, [[what, *arguments("bloom", what, *SIX, "run.timeout=6")]], code=1)
-    assert re.search(r"error: nothing has moved for 6 s \(run.timeout\): " + words, out), out
+    p = torchrun(2, "tests/worker.py", json.dumps([[what, *arguments("bloom", what, *SIX, "run.timeout=6")]]))
+    out, named = "", None
+    for line in p.stdout:
+        out += line
+        if named := named or re.search(r"error: nothing has moved for 6 s \(run.timeout\): rank 1 \(\S+, pid (\d+)\) " + words, line):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(named[1]), signal.SIGKILL)          # torchrun would do it after 30 s
+    assert p.wait() == 1 and named, out
 
 
 def test_sigterm_to_every_process_saves_and_exits_0(cut, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
     p = torchrun(2, "train.py", *arguments("bloom", "term", "run.tokens=384000", "run.save_every=9999", "run.eval_every=9999"))
-    children = f"/proc/{p.pid}/task/{p.pid}/children"
     for line in p.stdout:
         if line.startswith("step ") and "loss" in line and "validation" not in line:
-            with open(children) as f:
-                workers = [int(c) for c in f.read().split() if "train.py" in open(f"/proc/{c}/cmdline").read()]
-            assert len(workers) == 2
-            for pid in workers:
+            both = workers(p.pid)
+            assert len(both) == 2
+            for pid in both:
                 os.kill(pid, signal.SIGTERM)
             break
     rest = p.stdout.read()
@@ -222,3 +217,10 @@ def test_a_group_that_does_not_divide_the_processes_is_refused(cut, tmp_path, mo
     os.symlink(cut / "data", "data")
     out = launch(2, [arguments("bloom", "x", "run.shard=3")], code=1)
     assert "error: rank 0: run.shard=3 does not divide 2 processes; use a divisor of 2, or none" in out and "rank0]: Traceback" not in out
+
+
+def test_kills_at_random_moments_change_nothing(prepared, tmp_path, monkeypatch):
+    """The short version of python tests/kill.py --kills 25."""
+    monkeypatch.chdir(tmp_path)
+    os.symlink(prepared / "data", "data")
+    print(kill.compare(2, seed=1))

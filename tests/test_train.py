@@ -12,16 +12,11 @@ import data
 import pytest
 import torch
 import train
-from conftest import ROOT, arguments, run, tiny
+from conftest import ROOT, arguments, log, run, tiny
 from model import Transformer, init
 from safetensors.torch import load
 
 BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
-TIMINGS = {"seconds", "tokens_per_second", "mfu"}
-
-
-def log(run):
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in open(f"{run}/log.jsonl" if os.path.isabs(run) else f"runs/{run}/log.jsonl")]
 
 
 def weights(run, step=20):
