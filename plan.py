@@ -59,7 +59,7 @@ def memory(cfg, gpus):
     parts = {"activations": n * (m.layers * (4 * C if r.recompute else kept) + (4 * C if m.embed_norm else 0) + {"layer": 6, "rms": 10}[m.norm] * C)}
     if many:
         parts["gathered"] = 2 * root + 4 * block                    # the root's bfloat16 weights, those of a block, and of the next
-        parts["loss"] = max(2 * head * several + 12 * chunk, 6 * head)          # log-softmax and two like it; the head's gradient: so far, new, sum
+        parts["loss"] = max(2 * head * several + 12 * chunk, (6 if several else 2) * head)      # log-softmax and two like it; the head's gradient: so far, new, sum
         parts["reduced"] = max(2 * root + 4 * block, 4 * root + (0 if m.tied else 2 * head))    # bfloat16 gradients, float32 ones on their way
         last = 2 * head + 6 * block + (n * kept if r.recompute else -n * kept)  # what the backward pass of a block adds and, without recompute, has freed
         high = parts["gathered"] + parts["activations"] + max(parts["loss"], last)
@@ -92,7 +92,7 @@ def fewest(cfg, capacity):
 
 def rehearse(cfg, gpus):
     """memory(), counted by PyTorch's tracker in the micro-batches of process 0 of `gpus`, on tensors without memory."""
-    cpu, found, n = torch.device("cpu"), {}, min(cfg.run.micro, math.ceil(cfg.run.batch / gpus))
+    cpu, n, peaks, at_loss = torch.device("cpu"), min(cfg.run.micro, math.ceil(cfg.run.batch / gpus)), [], []
     with distributed.rehearsal(gpus) as (fake, track):
         model = train.build(cfg, "cpu", torch.bfloat16)
         with fake:
@@ -104,33 +104,41 @@ def rehearse(cfg, gpus):
             def named(snapshot):
                 return collections.Counter({getattr(k, "value", k).lower(): v for k, v in snapshot[cpu].items()})
 
-            def micro_batch():
-                train.gradients(model, x, x, x.numel(), cfg.run, lambda: torch.autocast("cpu", torch.bfloat16))
+            def now():
+                return named(tracker.get_tracker_snapshot("current"))
+
+            def highest():
+                """The most bytes at one time since the last call."""
+                peaks.append(tracker._peak_mem.pop(cpu, 0))         # the tracker has no public way to begin anew
+                return peaks[-1]
             loss = model.loss
 
             def watched(hidden, targets):
-                found["start"] = named(tracker.get_tracker_snapshot("current"))
+                highest()
+                at_loss.append(now())
                 return loss(hidden, targets)
 
-            def before_blocks(module, gradient):
-                found.setdefault("loss", (named(tracker.get_tracker_snapshot("peak"))["total"], named(tracker.get_tracker_snapshot("current"))))
+            def before_blocks(module, gradient):                    # the loss's own backward pass is over
+                at_loss.extend([highest(), now()])
             model.blocks[-1].register_full_backward_pre_hook(before_blocks)
             with tracker, mock.patch.object(model, "loss", watched):
-                micro_batch()                       # the loss is measured here, before there are gradients
-                tracker.reset_mod_stats()
-                micro_batch()                       # and the peak here, with the gradients of the first
-            end, peak = named(tracker.get_tracker_snapshot("current")), named(tracker.get_tracker_snapshot("peak"))["total"]
+                for _ in range(2):                                  # the second begins with the gradients of the first
+                    train.gradients(model, x, x, x.numel(), cfg.run, lambda: torch.autocast("cpu", torch.bfloat16))
+                    highest()
+                    if not peaks[3:]:
+                        tracker.reset_mod_stats()
+            end = now()
             # the update is left out: DTensor finds the shapes of its results on tensors of full size, which the tracker would count
             backward = [named(s) for module in tracker.memory_tracking.values() for state, snapshots in module.snapshots.items()
                         if "Backward" in state.value for s in snapshots]
-    at_loss, then = found["loss"]
+    start, most, then = at_loss[:3]                                 # of the first micro-batch, before there are gradients
     parts = {"weights": end["sharded param"] + end["parameter"], "gradients": end["sharded grad"] + end["gradient"], "moments": end["optstate"],
-             "activations": found["start"]["activation"]}
+             "activations": start["activation"]}
     if gpus > 1:
         parts |= {"gathered": max(s["unsharded param"] + s["all gather"] for s in backward),
                   "reduced": max(s["unsharded grad"] + s["reduce scatter"] for s in backward)}
-    gathered = then["unsharded param"] + then["all gather"]
-    return parts | {"loss": at_loss - parts["weights"] - parts["moments"] - parts["activations"] - gathered, "peak": peak}
+    state = parts["weights"] + parts["moments"] + parts["activations"]
+    return parts | {"loss": most - state - then["unsharded param"] - then["all gather"], "peak": max(peaks)}
 
 
 PARTS = {"weights": "weights, float32", "gradients": "gradients, float32", "moments": "Adam's two moments, float32",

@@ -309,7 +309,10 @@ def main():
     cfg = config.load(args.config, args.settings + more)
     if not isinstance(cfg, config.Config):
         raise ValueError(f"{args.config} is a data config; python prepare.py {args.config} reads it")
-    distributed.alongside(lambda: train(config.check(cfg)))
+    try:
+        distributed.alongside(lambda: train(config.check(cfg)))
+    except torch.OutOfMemoryError as e:
+        raise ValueError(f"{e}. Make run.micro={cfg.run.micro} smaller, set run.recompute=true, or use more GPUs; plan.py says what fits") from e
 
 
 if __name__ == "__main__":
