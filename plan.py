@@ -50,7 +50,8 @@ def memory(cfg, gpus):
     m, r = cfg.model, cfg.run
     with torch.device("meta"):
         model = Transformer(m)
-    P, block, S, many = count(model), count(model.blocks[0]), r.shard or gpus, gpus > 1
+    P, block, many = count(model), count(model.blocks[0]), gpus > 1
+    S = (r.shard or gpus) if many else 1
     root, head, C, kept = P - m.layers * block, m.vocab * m.dim, m.dim, block_bytes(m, model.blocks[0].mlp.up.out_features)
     n = min(r.micro, math.ceil(r.batch / gpus)) * m.context
     chunk = min(n, max(1, LOGITS // m.vocab)) * m.vocab             # logits at once
@@ -60,13 +61,15 @@ def memory(cfg, gpus):
     if many:
         parts["gathered"] = 2 * root + 4 * block                    # the root's bfloat16 weights, those of a block, and of the next
         parts["loss"] = max(2 * head * several + 12 * chunk, (6 if several else 2) * head)      # log-softmax and two like it; the head's gradient: so far, new, sum
-        parts["reduced"] = max(2 * root + 4 * block, 4 * root + (0 if m.tied else 2 * head))    # bfloat16 gradients, float32 ones on their way
+        if S > 1:
+            parts["reduced"] = max(2 * root + 4 * block, 4 * root + (0 if m.tied else 2 * head))        # bfloat16 gradients, float32 ones on their way
         last = 2 * head + 6 * block + (n * kept if r.recompute else -n * kept)  # what the backward pass of a block adds and, without recompute, has freed
-        high = parts["gathered"] + parts["activations"] + max(parts["loss"], last)
+        end = (2 + 2 + 4 + 4 / S) * root                            # the root's weights, gradients, float32 gradients, their sum
+        high = max(parts["gathered"] + parts["activations"] + max(parts["loss"], last), end)
     else:                                                           # autocast keeps bfloat16 copies of the matrices, and gradients are float32 at once
-        copies, backward = 2 * m.layers * block, max(4 * head * several + 12 * chunk, 6 * head)
+        copies, backward = 2 * m.layers * block, max((4 if several else 2) * head + 12 * chunk, 6 * head)
         last = 4 * head + 4 * block + (n * kept if r.recompute else -n * kept)
-        parts["loss"] = 8 * chunk + 2 * head if r.recompute else backward       # recompute drops the copies before the backward pass
+        parts["loss"] = max(8 * chunk + 2 * head, backward - copies) if r.recompute else backward       # recompute drops the copies before the backward pass
         high = max(parts["activations"] + copies + parts["loss"], parts["activations"] + max(backward, last))
         parts["activations"] += copies
     return state | parts | {"peak": sum(state.values()) + high}
@@ -135,8 +138,9 @@ def rehearse(cfg, gpus):
     parts = {"weights": end["sharded param"] + end["parameter"], "gradients": end["sharded grad"] + end["gradient"], "moments": end["optstate"],
              "activations": start["activation"]}
     if gpus > 1:
-        parts |= {"gathered": max(s["unsharded param"] + s["all gather"] for s in backward),
-                  "reduced": max(s["unsharded grad"] + s["reduce scatter"] for s in backward)}
+        parts["gathered"] = max(s["unsharded param"] + s["all gather"] for s in backward)
+    if gpus > 1 and cfg.run.shard != 1:
+        parts["reduced"] = max(s["unsharded grad"] + s["reduce scatter"] for s in backward)
     state = parts["weights"] + parts["moments"] + parts["activations"]
     return parts | {"loss": most - state - then["unsharded param"] - then["all gather"], "peak": max(peaks)}
 

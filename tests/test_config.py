@@ -47,3 +47,10 @@ def test_llama_learning_rate_ends_at_a_tenth_of_the_peak():
     o, total = cfg.optim, cfg.run.tokens
     assert lr_at(o.warmup, o, total) == pytest.approx(1.5e-4) and lr_at(total, o, total) == pytest.approx(1.5e-5)
     assert lr_at((o.warmup + total) // 2, o, total) == pytest.approx(0.55 * 1.5e-4), "half way down the cosine"
+
+
+def test_steps_to_leave_out():
+    assert config.steps_left_out("14:17,200:210") == [range(14, 17), range(200, 210)] and config.steps_left_out(None) == []
+    for wrong in ("14", "17:14", "0:3", "a:b", "1:2:3", "5:5"):
+        with pytest.raises(ValueError, match="run.skip_steps=.*14:17"):
+            config.check(config.load(BLOOM, [f"run.skip_steps={wrong}"]))

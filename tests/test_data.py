@@ -79,3 +79,16 @@ def test_windows_cover_every_token_after_the_first_exactly_once(tmp_path):
     assert y[y != IGNORE].tolist() == list(range(1, 100)) and x[3][:3].tolist() == [96, 97, 98]
     with pytest.raises(ValueError, match="200 bytes .* 202"):
         Split(tmp_path / "x.bin", "<u2", 101, 32)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 5, 7])
+def test_processes_read_each_row_of_a_step_once(work, world):
+    rows = Rows(tiny("bloom", "a", "run.batch=7"))
+    for step in (0, 3, 40):
+        x, y, which, valid = rows.rows(step)
+        parts = [rows.rows(step, rank, world) for rank in range(world)]
+        assert len({p[0].shape for p in parts}) == 1, "everybody has as many forward passes"
+        assert all(np.array_equal(p[2], which) and p[3] == valid for p in parts)
+        assert valid == (y != IGNORE).sum()
+        read = np.concatenate([p[1] for p in parts])
+        assert np.array_equal(read[:7], y) and (read[7:] == IGNORE).all() and np.array_equal(np.concatenate([p[0] for p in parts])[:7], x)

@@ -197,3 +197,47 @@ def test_initial_weights_follow_the_module_roles(name):
     again, other = init(Transformer(cfg), 0), init(Transformer(cfg), 1)
     assert torch.equal(m.blocks[1].mlp.up.weight, again.blocks[1].mlp.up.weight) and not torch.equal(m.embed.weight, other.embed.weight)
     assert not torch.equal(m.blocks[0].mlp.up.weight, m.blocks[1].mlp.up.weight), "each matrix has draws of its own"
+
+
+def test_processes_draw_their_rows_of_the_initial_weights_and_no_more(monkeypatch):
+    """Put together, the parts that 3 processes draw are what one process draws, in blocks that do not end where the parts do."""
+    cfg = small("bloom", heads=4)
+    monkeypatch.setattr(M, "DRAWS", 32 * 7)                 # 7 rows of the embedding's 131
+    whole = init(Transformer(cfg), 0)
+    drawn = []
+    empty = torch.empty
+    for rank in range(3):
+        def part(p, rank=rank):
+            first = min(len(p), rank * -(-len(p) // 3))
+            return p[first:first + -(-len(p) // 3)], first
+        monkeypatch.setattr(M.distributed, "part", part)
+        mine = Transformer(cfg)
+        with torch.no_grad():
+            for p in mine.parameters():
+                p.fill_(torch.nan)
+        monkeypatch.setattr(M.torch, "empty", lambda *shape: drawn.append(shape) or empty(*shape))
+        init(mine, 0)
+        monkeypatch.setattr(M.torch, "empty", empty)
+        for (name, a), b in zip(whole.named_parameters(), mine.parameters()):
+            if a.dim() == 2:
+                rows, first = part(b)
+                assert torch.equal(rows, a[first:first + len(rows)]), name
+                outside = torch.cat((b[:first], b[first + len(rows):]))
+                assert outside.isnan().all(), f"{name}: rows of other processes were written"
+    assert max(n * C for n, C in drawn) <= 32 * 7, "no more memory than a block is needed"
+    assert sum(n for n, C in drawn if C == 32) < 1.5 * sum(len(p) for p in whole.parameters() if p.dim() == 2 and p.shape[1] == 32), "and little is drawn twice"
+
+
+def test_the_residual_stream_and_the_norms_are_float32_inside_a_bfloat16_model():
+    """A stream rounded to 8 bits loses what late layers add: near 256 bfloat16 cannot tell 256 from 257."""
+    for norm in (M.LayerNorm(8, eps=1e-5), M.RMSNorm(8, eps=1e-5)):
+        x = 256 + torch.arange(8.0)
+        want = norm(x)
+        got = norm.bfloat16()(x)
+        assert got.dtype == torch.bfloat16 and torch.allclose(got.float(), want, rtol=2 ** -8)
+    m = build("llama").bfloat16()
+    seen = []
+    m.blocks[1].register_forward_pre_hook(lambda block, args: seen.append(args[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        m(torch.arange(8).view(1, 8))
+    assert seen == [torch.float32]
