@@ -26,9 +26,6 @@ import distributed
 import train
 from model import LOGITS, Transformer, count, flops_per_token
 
-# dense bfloat16 FLOP/s and memory in 10^9 bytes, from the data sheets
-GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100 40GB": (312e12, 40), "A100 80GB": (312e12, 80), "H100": (989e12, 80),
-        "H200": (989e12, 141), "B200": (2250e12, 180)}
 USABLE = 0.92           # of a GPU's memory: the rest for the CUDA context, NCCL's buffers and fragmentation; a rule of thumb, not measured
 GB, GIB = 10 ** 9, 2 ** 30
 
@@ -165,14 +162,16 @@ def report(cfg, gpus, mfu, disk, rehearsal):
     for part, words in PARTS.items():
         if part in want:
             print(f"{words:52} {want[part] / GIB:9.3f}" + (f"  {seen[part] / GIB:9.3f}  {want[part] / seen[part] - 1:+10.1%}" if part in seen else ""))
+
     def activations(recompute):
         return memory(dataclasses.replace(cfg, run=dataclasses.replace(r, recompute=recompute)), gpus)["activations"] / GIB
     print(f"activations are {activations(True):,.2f} GiB with run.recompute=true, {activations(False):,.2f} GiB without\n")
+    sold = [(name, flops, size) for name, (flops, *sizes) in train.GPUS.items() for size in sizes]
     print(f"{'GPU':10} {'memory':>7}  {'fits':4}  {'fewest GPUs':>11}  {'tokens/s':>10}  {'days':>8}   at {mfu:.0%} MFU")
-    for name, (flops, size) in GPUS.items():
+    for name, flops, size in sold:
         least, speed = fewest(cfg, size * GB), gpus * mfu * flops / F
         print(f"{name:10} {size:4} GB  {'yes' if fits(cfg, gpus, size * GB) else 'no':4}  {least or 'no number':>11}  {speed:10,.0f}  {r.tokens / speed / 86400:8,.1f}")
-    if not any(fits(cfg, gpus, size * GB) for _, size in GPUS.values()):
+    if not any(fits(cfg, gpus, size * GB) for _, _, size in sold):
         print(f"It fits on none of these with {gpus} GPU{'s' * (gpus > 1)}: use more of them{'' if r.recompute else ', or run.recompute=true'}{', or a smaller run.micro' * (r.micro > 1)}")
     print(f"\ncheckpoint: 12 bytes per parameter, {12 * P / GB:,.1f} GB, {12 * P / disk / GB:,.0f} s at {disk:g} GB/s")
 

@@ -29,7 +29,8 @@ import watch
 from model import IGNORE, Transformer, count, flops_per_token, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PEAK = {"A100": 312e12, "H100": 989e12, "H200": 989e12}        # dense bfloat16 FLOP/s, from the data sheets
+# dense bfloat16 FLOP/s, and the memory in 10^9 bytes it is sold with; from the data sheets
+GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 80), "H100": (989e12, 80), "H200": (989e12, 141), "B200": (2250e12, 180)}
 
 
 def lr_at(tokens, o, total):
@@ -204,7 +205,7 @@ def train(cfg):
     distributed.once(lambda: start(run, cfg, rows))
     (rank, world), parameters, steps = distributed.place(), count(model), data.steps_in(r, T)
     flops = flops_per_token(cfg.model, parameters)
-    peak = next((p * world for name, p in PEAK.items() if device == "cuda" and name in torch.cuda.get_device_name()), None)
+    peak = next((p * world for name, (p, *_) in GPUS.items() if device == "cuda" and name in torch.cuda.get_device_name()), None)
     m = cfg.model
     print(f"{r.name}: {parameters:,} parameters, {m.layers} layers of {m.dim}, {m.heads} heads; {m.position}, {m.norm} norm, {m.mlp}"
           f"{', bias' * m.bias}{', embedding norm' * m.embed_norm}{', tied' * m.tied}; vocabulary {m.vocab:,}, context {T}\n"
@@ -214,7 +215,7 @@ def train(cfg):
     state = checkpoint.newest(run, model, optimizer)
     if state is None:
         init(model, r.seed)
-    step, skipped = (state["step"], state["skipped"]) if state else (0, [])         # skipped: the steps whose update was not finite
+    step, skipped = (state["step"], state.get("skipped", [])) if state else (0, [])         # skipped: the steps whose update was not finite
     log = Log(run, step)
     if step >= steps:
         return print(f"{run} is complete: {step:,} steps, validation loss {log.evaluated().get(step, math.nan):.4f}. A larger run.tokens would continue it")
@@ -293,8 +294,8 @@ def train(cfg):
             last, tokens_since = now, 0
     if error := saver.wait():
         raise OSError(f"{error}; free some space and run the same command again")
+    distributed.once(lambda: os.path.exists(f"{run}/stop") and os.remove(f"{run}/stop"))
     if step < steps:
-        distributed.once(lambda: os.path.exists(f"{run}/stop") and os.remove(f"{run}/stop"))
         by = signal.Signals(signals[0]).name if signals else f"the file {run}/stop or another process"
         return print(f"stopped by {by} after step {step}, saved in {run}; the same command continues")
     seen = "   ".join(f"{name} {t:,} tokens, {e} epochs" for name, (t, e) in list(rows.seen(steps).items())[:6])

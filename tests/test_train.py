@@ -4,6 +4,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import checkpoint
@@ -306,3 +307,63 @@ def test_data_made_again_with_another_tokenizer_is_refused(own_data):
     config.write_json("data/tiny/manifest.json", manifest)
     with pytest.raises(ValueError, match="another tokenizer than that of data/tiny"):
         train.train(tiny("bloom", "r"))
+
+
+def test_training_goes_on_while_a_background_save_is_written_and_the_end_waits_for_it(work, monkeypatch):
+    train.train(tiny("bloom", "whole"))
+    write, record, later = checkpoint.write, train.Log.write, threading.Event()
+
+    def slow(folder, *rest):
+        if folder.endswith("0000010"):
+            assert later.wait(20), "step 12 was not reached while step 10 was being saved"
+        time.sleep(0.2)
+        write(folder, *rest)
+
+    def seen(self, step, **facts):
+        record(self, step=step, **facts)
+        if step == 12:
+            later.set()
+    monkeypatch.setattr(checkpoint, "write", slow)
+    monkeypatch.setattr(train.Log, "write", seen)
+    train.train(tiny("bloom", "r", "run.background=true"))
+    assert checkpoint.steps("runs/r") == [10, 20], "when train() returns the last save is complete"
+    assert_same_run("whole", "r")
+
+
+def test_each_block_is_compiled_and_the_numbers_stay(work, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(train, "can_compile", lambda device: True)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    train.train(tiny("bloom", "r", "run.compile=true"))
+    assert compiled == ["Block"] * 2
+    train.train(tiny("bloom", "whole"))
+    assert all(torch.equal(t, weights("r")[k]) for k, t in weights("whole").items()), "and parameters keep their names"
+
+
+def test_without_a_compiler_the_run_says_so_and_goes_on(work, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no C++ compiler found")
+    monkeypatch.setattr(torch, "compile", broken)
+    train.train(tiny("bloom", "r", "run.compile=true"))
+    out = capsys.readouterr().out
+    assert out.count("run.compile: not possible here, going on without (RuntimeError: no C++ compiler found)") == 1 and log("r")[-1]["step"] == 20
+
+
+@pytest.mark.slow
+@BOTH
+def test_compiled_blocks_give_the_losses_of_eager_ones(work, name):
+    """With a real compiler, and both with and without recomputation."""
+    train.train(tiny(name, "eager"))
+    for recompute in ("true", "false"):
+        train.train(tiny(name, f"compiled-{recompute}", "run.compile=true", f"run.recompute={recompute}"))
+        for a, b in zip(log("eager"), log(f"compiled-{recompute}")):
+            assert "loss" not in a or a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+def test_out_of_memory_is_one_line_with_a_way_out(work, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    monkeypatch.setattr(train, "gradients", full)
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments("bloom", "r")])
+    with pytest.raises(ValueError, match="Tried to allocate 2.00 GiB. Make run.micro=2 smaller, set run.recompute=true"):
+        train.main()
