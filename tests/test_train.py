@@ -328,6 +328,22 @@ def test_training_goes_on_while_a_background_save_is_written_and_the_end_waits_f
     train.train(tiny("bloom", "r", "run.background=true"))
     assert checkpoint.steps("runs/r") == [10, 20], "when train() returns the last save is complete"
     assert_same_run("whole", "r")
+    a, b = weights("whole", 10), weights("r", 10)
+    assert all(torch.equal(a[k], b[k]) for k in a), "what is saved is the copy taken at step 10, not what the weights have become"
+
+
+def test_one_background_save_is_in_flight_at_most(work, monkeypatch):
+    write, now, most = checkpoint.write, [], []
+
+    def slow(*args):
+        now.append(1)
+        most.append(len(now))
+        time.sleep(0.1)
+        write(*args)
+        now.pop()
+    monkeypatch.setattr(checkpoint, "write", slow)
+    train.train(tiny("bloom", "r", "run.background=true", "run.save_every=1", "run.tokens=1280"))
+    assert most == [1] * 10
 
 
 def test_each_block_is_compiled_and_the_numbers_stay(work, monkeypatch):
