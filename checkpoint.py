@@ -2,11 +2,11 @@
 
     runs/NAME/checkpoints/0000200/   model/*.safetensors   optimizer/*.safetensors   state.json   done
 
-Each process writes the rows it keeps, and reads those it needs, so a run saved by N processes goes on with M. `done` is written
-last and holds the size and SHA-256 of every other file: without it a folder is not a checkpoint, and a file that does not match is
-refused by name. Processes share one file system. Read it from moments() to newest().
+Each process writes the rows it keeps and reads those it needs: what N processes saved, M go on from. `done` is written last, with size and
+SHA-256 of the other files; without it a folder is no checkpoint, and a file that differs is refused by name. Read it from moments() to newest().
 """
 import contextlib
+import math
 import os
 import shutil
 import threading
@@ -30,20 +30,19 @@ def moments(model, optimizer):
     """AdamW's state as a flat {"name.exp_avg": tensor}, made if the optimizer has not stepped yet; loading fills it in place."""
     flat = {}
     for name, p in distributed.parameters(model).items():
-        state = optimizer.state[p]
-        if not state:
-            state.update(step=torch.zeros((), dtype=torch.float32), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+        if not (state := optimizer.state[p]):
+            state.update(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
         flat |= {f"{name}.{key}": value for key, value in state.items()}
     return flat
 
 
-def hashes(folder, files, group=None):
-    """SHA-256 of each of `files`, in hexadecimal, "00..." where one cannot be read; the processes share the reading."""
-    (rank, world), rows = distributed.place(), torch.zeros(len(files), 32, dtype=torch.uint8)
+def read_back(folder, files, group=None):
+    """[size, SHA-256 in hexadecimal] of each of `files`, zeros where one cannot be read. The processes share the reading."""
+    (rank, world), table = distributed.place(), torch.zeros(len(files), 33, dtype=torch.int64)
     for i in range(rank, len(files), world):
         with contextlib.suppress(OSError):
-            rows[i] = torch.tensor(list(bytes.fromhex(config.sha256(f"{folder}/{files[i]}"))))
-    return [bytes(row).hex() for row in distributed.sum(rows, group).tolist()]
+            table[i] = torch.tensor([os.path.getsize(f"{folder}/{files[i]}"), *bytes.fromhex(config.sha256(f"{folder}/{files[i]}"))])
+    return [[size, bytes(digest).hex()] for size, *digest in distributed.sum(table, group).tolist()]
 
 
 def write(folder, tensors, state, group=None):
@@ -54,11 +53,14 @@ def write(folder, tensors, state, group=None):
             dcp.save(values, storage_writer=dcp.HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), process_group=group, no_dist=distributed.place()[1] == 1)
         distributed.once(lambda: config.write_json(f"{folder}/state.json", state), group)
         files = sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, names in os.walk(folder) for f in names)
-        done = {f: [os.path.getsize(f"{folder}/{f}"), digest] for f, digest in zip(files, hashes(folder, files, group))}
+        if distributed.sum(len(files), group) != len(files) * distributed.place()[1]:
+            raise OSError("the processes do not see the same files: runs/ must be on a file system they share")
+        done = dict(zip(files, read_back(folder, files, group)))
         distributed.once(lambda: config.write_json(f"{folder}/done", done), group)
     except (OSError, dcp.api.CheckpointException) as e:         # a BaseException: it passes every `except Exception`
         distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True), group)
-        raise OSError(f"cannot save {folder}: {' '.join(str(e).split())[-200:]}") from e
+        cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e
+        raise OSError(f"cannot save {folder}: {' '.join(str(cause).split())[:300]}") from e
 
 
 class Saver:
@@ -78,21 +80,24 @@ class Saver:
             try:
                 write(folder, tensors, {"step": step, **state}, self.group)
                 self.last, self.error = step, None
-                distributed.once(lambda: prune(self.run, self.keep, losses), self.group)
-            except OSError as e:
-                self.error = e
-                print(f"warning: {e}; the run goes on, the checkpoint before it is intact", flush=True)
+                distributed.once(lambda: prune(self.run, self.keep, losses, step), self.group)
+            except BaseException as e:                  # in a thread it would be lost: wait() raises what is no failed write
+                self.error = e if self.last != step else None
+                print(f"warning: {e}; the run goes on, earlier checkpoints are intact" if isinstance(e, OSError) else e, flush=True)
         if self.background:
             tensors = dcp.staging.BlockingAsyncStager(cache_staged_state_dict=False).stage(tensors)
             self.thread = threading.Thread(target=job)
             self.thread.start()
         else:
             job()
+            self.wait()
 
     def wait(self):
-        """Wait for a save in flight; returns the error of the newest save, or None."""
+        """Wait for a save in flight; returns the OSError of the newest save, or None."""
         if self.thread:
             self.thread.join()
+        if self.error and not isinstance(self.error, OSError):
+            raise self.error
         return self.error
 
 
@@ -103,10 +108,10 @@ def steps(run):
     return sorted(int(n) for n in names if n.isdigit() and os.path.exists(f"{folder}/{n}/done"))
 
 
-def prune(run, keep, losses):
-    """Delete all but the newest `keep` checkpoints and the best one. `done` goes first, so half a deletion is no checkpoint."""
-    there = steps(run)
-    best = min((s for s in there if s in losses), key=losses.get, default=None)
+def prune(run, keep, losses, step):
+    """Delete all but the newest `keep` and the best, of those up to `step`: later ones are damaged. `done` goes first: half a deletion is no checkpoint."""
+    there = [s for s in steps(run) if s <= step]
+    best = min((s for s in there if math.isfinite(losses.get(s, math.nan))), key=losses.get, default=None)
     for step in there[:-keep]:
         if step != best:
             os.remove(f"{run}/checkpoints/{step:07d}/done")
@@ -119,11 +124,9 @@ def verify(folder):
         facts = distributed.together(lambda: config.read_json(f"{folder}/done"))
     except (ValueError, OSError) as e:
         raise Unusable(f"{folder}/done cannot be read: {e}") from e
-    for (name, (size, digest)), now in zip(facts.items(), hashes(folder, list(facts))):
-        if now != digest:
-            path = f"{folder}/{name}"
-            there = os.path.getsize(path) if os.path.exists(path) else None
-            raise Unusable(f"{path} {'is missing' if there is None else 'has changed since it was written' if there == size else f'is {there:,} bytes where {size:,} were written'}")
+    for (name, was), now in zip(facts.items(), read_back(folder, list(facts))):
+        if now != was:
+            raise Unusable(f"{folder}/{name} {'is missing' if not now[0] else 'has changed since it was written' if now[0] == was[0] else f'is {now[0]:,} bytes where {was[0]:,} were written'}")
 
 
 def load(folder, model, optimizer=None):

@@ -194,6 +194,8 @@ def parse(text, kind, key):
 
 def check(cfg):
     """Stop a Config that cannot run, naming the setting, the rule and the way out."""
+    if not isinstance(cfg, Config):
+        raise ValueError(f"{cfg.name} is a data config; prepare.py reads it. The training configs are configs/bloom.py and configs/llama.py")
     m, r, o = cfg.model, cfg.run, cfg.optim
     for section in (m, o, r):
         for f in dataclasses.fields(section):
@@ -248,7 +250,10 @@ def write_json(path, value):
 
 def read_json(path):
     with open(path, encoding="utf-8") as f:
-        return json.load(f)
+        try:
+            return json.load(f)
+        except ValueError as e:
+            raise ValueError(f"{path} is not JSON any more: {e}") from e
 
 
 def sha256(path):
@@ -262,6 +267,7 @@ def command(main):
         main()
     except (ValueError, OSError) as e:
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-        sys.exit(f"error: {rank}{' '.join(str(e).split())}")
+        sys.stderr.write(f"error: {rank}{' '.join(str(e).split())}\n")      # one write: the lines of several processes do not mix
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -4,7 +4,6 @@
 
 torchrun starts the program several times and says in the environment which copy is which. Each process holds some of the rows of every
 parameter, with gradients and Adam's moments, and reads some of the rows of each batch (FSDP2; ZeRO stage 3, Rajbhandari et al. 2020).
-
 Read it from start() to rehearsal(). Letters: rank, world  this process, and how many   S  processes that share one copy (run.shard)
 """
 import contextlib
@@ -27,17 +26,16 @@ def place():
 
 
 def start(device, timeout):
-    """Join the processes the launcher started. `timeout`: seconds without progress after which a process gives up."""
+    """Join the processes the launcher started; `timeout`: see watch.Watch, which has names and so speaks before a collective gives up.
+    Numbers on the CPU travel by gloo, tensors on GPUs by NCCL."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
     if device == "cuda":
-        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= gpus:
+        if (local := int(os.environ["LOCAL_RANK"])) >= (gpus := torch.cuda.device_count()):
             raise ValueError(f"process {local} of this machine has no GPU of its own, there are {gpus}; use torchrun --nproc_per_node={gpus}")
         torch.cuda.set_device(local)
-    store, rank, world = next(dist.rendezvous("env://"))
+    store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store = dist.PrefixStore(watch.meet(store, rank, world, timeout), store)
-    # numbers on the CPU travel by gloo, tensors on GPUs by NCCL; twice the time, so that the Watch, which knows names, speaks first
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=2 * timeout))
     watch.start(store.clone(), rank, world, timeout)
     if rank:
@@ -46,18 +44,17 @@ def start(device, timeout):
 
 def alongside(program):
     """Run `program`, then end this process; a neighbour that was lost is one line, as other errors are. At one process: just run it.
-
     Gloo's threads can outlive Python's and abort the process on its way out (PyTorch issue 190489), so it leaves at once."""
     try:
         program()
         said = None
     except (OSError, ValueError, RuntimeError) as e:
         lost = isinstance(e, dist.DistError) or type(e) is RuntimeError and ("Connection" in str(e) or "gloo" in str(e))
+        said = f"{'another process is lost, see what it says; torchrun --max-restarts=N goes on from the last checkpoint: ' * lost}{' '.join(str(e).split())[:500]}"
         if not dist.is_initialized() or isinstance(e, RuntimeError) and not lost:
-            raise
-        said = f"error: rank {place()[0]}: {'another process is lost, see what it says; torchrun --max-restarts=N goes on from the last checkpoint: ' * lost}{' '.join(str(e).split())[:500]}"
+            raise OSError(said) if lost else e
     if dist.is_initialized():
-        print(said, file=sys.stderr, flush=True) if said else dist.destroy_process_group()
+        sys.stderr.write(f"error: rank {place()[0]}: {said}\n") if said else dist.destroy_process_group()
         sys.stdout.flush()
         os._exit(1 if said else 0)
 
@@ -66,8 +63,7 @@ def shard(model, run, dtype, device):
     """Keep 1/S of the rows of each parameter here (FSDP2). Around its use a block's rows are gathered, in `dtype` if one is given;
     weights, gradient sums and moments stay float32, as in BLOOM's BF16 optimizer. S < world makes world / S copies (hybrid sharding):
     gathering stays inside a group of S neighbours, a node say, and only gradients cross. S = 1 copies the whole model (DDP)."""
-    _, world = place()
-    if world == 1:
+    if (world := place()[1]) == 1:
         return
     S = run.shard or world
     if world % S:
@@ -103,9 +99,8 @@ def parameters(model):
 
 def part(p):
     """(the rows of parameter `p` that are kept here, number of the first): torch.chunk's pieces, or all of it."""
-    if not isinstance(p, DTensor):
-        return p, 0
-    return p.to_local(), min(len(p), p.device_mesh.get_local_rank("rows") * math.ceil(len(p) / p.device_mesh["rows"].size()))
+    mesh = p.device_mesh if isinstance(p, DTensor) else None
+    return (p.to_local(), min(len(p), mesh.get_local_rank("rows") * math.ceil(len(p) / mesh["rows"].size()))) if mesh else (p, 0)
 
 
 def sum(x, group=None):
@@ -142,5 +137,7 @@ def rehearsal(world):
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker, MemTracker
     from torch.testing._internal.distributed.fake_pg import FakeStore
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
-    yield FakeTensorMode(allow_non_fake_inputs=True), FSDPMemTracker if world > 1 else lambda model, optimizer: MemTracker()
-    dist.destroy_process_group()
+    try:
+        yield FakeTensorMode(allow_non_fake_inputs=True), FSDPMemTracker if world > 1 else lambda model, optimizer: MemTracker()
+    finally:
+        dist.destroy_process_group()

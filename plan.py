@@ -5,7 +5,7 @@
     python plan.py configs/bloom.py size=7b1 gpus=32 --rehearse
 
 Settings are those of train.py, and gpus, mfu (model FLOPs utilisation, the share of the peak that is useful work) and disk (GB/s of the
-file system). --rehearse builds the real sharded model with tensors that have no memory, runs train.py's forward and backward pass through
+file system). --rehearse builds the real sharded model with tensors that have no memory, runs train.py's step through
 it as process 0 of `gpus`, lets PyTorch's memory tracker count, and prints its figures beside the formulas'. The formulas are for bfloat16.
 
 Letters: n tokens in a micro-batch   P parameters   S GPUs that share a copy   T tokens in a row   C width   H heads   K key heads
@@ -128,7 +128,9 @@ def rehearse(cfg, gpus):
                     if not peaks[3:]:
                         tracker.reset_mod_stats()
             end = now()
-            # the update is left out: DTensor finds the shapes of its results on tensors of full size, which the tracker would count
+            # the update runs uncounted: DTensor finds the shapes of its results on tensors of full size, which the tracker would take for real
+            distributed.clip(model, cfg.optim.clip)
+            optimizer.step()
             backward = [named(s) for module in tracker.memory_tracking.values() for state, snapshots in module.snapshots.items()
                         if "Backward" in state.value for s in snapshots]
     start, most, then = at_loss[:3]                                 # of the first micro-batch, before there are gradients
@@ -154,9 +156,11 @@ def report(cfg, gpus, mfu, disk, rehearsal):
         model = Transformer(m)
     P, F = count(model), flops_per_token(m, count(model))
     steps, rows = data.steps_in(r, m.context), math.ceil(r.batch / gpus)
+    empty = gpus * rows - r.batch
     print(f"{r.name} on {gpus} GPU{'s' * (gpus > 1)}: {P:,} parameters, {m.vocab * m.dim:,} of them in the embedding, {count(model.blocks[0]):,} in each of {m.layers} blocks\n"
           f"{F / 1e9:,.1f} GFLOPs per token ({12 * m.layers * m.dim * m.context / F:.1%} of them attention){', and a third more for run.recompute' * r.recompute}\n"
-          f"{steps:,} steps, {r.tokens:,} tokens; {r.batch} rows of {m.context} per step are {rows} per GPU in {math.ceil(rows / r.micro)} micro-batch{'es' * (rows > r.micro)}\n")
+          f"{steps:,} steps, {r.tokens:,} tokens; {r.batch} rows of {m.context} per step are {rows} per GPU in {math.ceil(rows / r.micro)} micro-batch{'es' * (rows > r.micro)}"
+          f"{f', {empty} of {gpus * rows} empty because they do not divide' * (empty > 0)}\n")
     want, seen = memory(cfg, gpus), rehearse(cfg, gpus) if rehearsal else {}
     print(f"{'GiB per GPU, each part at its largest':52} {'formula':>9}" + "  rehearsed  difference" * rehearsal)
     for part, words in PARTS.items():
@@ -169,10 +173,11 @@ def report(cfg, gpus, mfu, disk, rehearsal):
     sold = [(name, flops, size) for name, (flops, *sizes) in train.GPUS.items() for size in sizes]
     print(f"{'GPU':10} {'memory':>7}  {'fits':4}  {'fewest GPUs':>11}  {'tokens/s':>10}  {'days':>8}   at {mfu:.0%} MFU")
     for name, flops, size in sold:
-        least, speed = fewest(cfg, size * GB), gpus * mfu * flops / F
+        least, speed = fewest(cfg, size * GB), r.batch / rows * mfu * flops / F          # empty rows are computed too
         print(f"{name:10} {size:4} GB  {'yes' if fits(cfg, gpus, size * GB) else 'no':4}  {least or 'no number':>11}  {speed:10,.0f}  {r.tokens / speed / 86400:8,.1f}")
     if not any(fits(cfg, gpus, size * GB) for _, _, size in sold):
-        print(f"It fits on none of these with {gpus} GPU{'s' * (gpus > 1)}: use more of them{'' if r.recompute else ', or run.recompute=true'}{', or a smaller run.micro' * (r.micro > 1)}")
+        ways = ["more GPUs"] * any(fewest(cfg, size * GB) for _, _, size in sold) + ["run.recompute=true"] * (not r.recompute) + ["a smaller run.micro"] * (r.micro > 1) + ["a larger run.shard"] * (r.shard is not None)
+        print(f"It fits on none of these with {gpus} GPU{'s' * (gpus > 1)}; what helps: {', '.join(ways) or 'a smaller model'}")
     print(f"\ncheckpoint: 12 bytes per parameter, {12 * P / GB:,.1f} GB, {12 * P / disk / GB:,.0f} s at {disk:g} GB/s")
 
 

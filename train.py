@@ -104,13 +104,13 @@ def evaluate(model, rows, run, device, precision, asked):
     rank, world = distributed.place()
     for name, split, size in zip(rows.sources, rows.val, rows.val_bytes):
         nats, windows = 0.0, min(split.windows, run.eval_rows or split.windows)
-        tokens = min(windows * split.T, max(0, len(split.tokens) - 1))
-        for first in range(0, windows, run.micro * world):                  # every process enters the model, with or without rows
-            watch.at(f"evaluating {name}, rows from {first}")
+        tokens, B = min(windows * split.T, max(0, len(split.tokens) - 1)), min(run.micro, math.ceil(windows / world))
+        for first in range(rank * B, windows + rank * B, B * world if B else 1):        # as many times on every process, with or without rows left
+            watch.at(f"evaluating {name}: reading rows")
+            x, y = map(torch.from_numpy, rows.read([(split, w) for w in range(first, min(first + B, windows))], B))
+            watch.at(f"evaluating {name}")
             if asked():
                 return None
-            first += rank * run.micro
-            x, y = map(torch.from_numpy, rows.read([(split, w) for w in range(first, min(first + run.micro, windows))], run.micro))
             with precision():
                 nats += model(x.to(device), y.to(device)).item()
         if tokens:
@@ -128,7 +128,12 @@ class Log:
         self.path, self.records = f"{run}/log.jsonl", []
         if os.path.exists(self.path):
             with open(self.path, encoding="utf-8") as f:
-                self.records = [json.loads(line) for line in f if line.endswith("\n")]       # the last one may be half written
+                for n, line in enumerate(f, 1):
+                    try:
+                        self.records += [json.loads(line)] if line.endswith("\n") else []           # the last one may be half written
+                        assert self.records[-1:] == [] or "step" in self.records[-1]
+                    except (ValueError, AssertionError) as e:
+                        raise ValueError(f"{self.path}, line {n} is no record: {line[:60]!r}; put the line right, or move the file away") from e
         self.records = [r for r in self.records if r["step"] <= step]
         lines, self.waiting = "".join(json.dumps(r) + "\n" for r in self.records).encode(), b""
 
@@ -292,9 +297,9 @@ def train(cfg):
             print(f"step {step:>6}/{steps}   loss {loss:.4f}   lr {lr:.2e}   norm {norm:5.2f}   {speed / 1000:.1f}k tok/s"
                   f"{f'   MFU {mfu:.1%}' if mfu else ''}   {datetime.timedelta(seconds=round(left))} left", flush=True)
             last, tokens_since = now, 0
-    if error := saver.wait():
-        raise OSError(f"{error}; free some space and run the same command again")
     distributed.once(lambda: os.path.exists(f"{run}/stop") and os.remove(f"{run}/stop"))
+    if error := saver.wait():
+        raise OSError(f"{error}; make room, or see what is wrong, and run the same command again")
     if step < steps:
         by = signal.Signals(signals[0]).name if signals else f"the file {run}/stop or another process"
         return print(f"stopped by {by} after step {step}, saved in {run}; the same command continues")
@@ -308,8 +313,6 @@ def main():
     ap.add_argument("settings", nargs="*", metavar="section.field=value", help="size=7b1, optim.lr=2e-4, ...; config.py has them all")
     args, more = ap.parse_known_args()
     cfg = config.load(args.config, args.settings + more)
-    if not isinstance(cfg, config.Config):
-        raise ValueError(f"{args.config} is a data config; python prepare.py {args.config} reads it")
     try:
         distributed.alongside(lambda: train(config.check(cfg)))
     except torch.OutOfMemoryError as e:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from datetime import timedelta
 
 
 def meet(store, rank, world, timeout):
@@ -22,7 +23,11 @@ def meet(store, rank, world, timeout):
     name, until = uuid.uuid4().hex, time.monotonic() + timeout
     store.set(f"hello/{rank}", name)
     if rank:
-        start = store.get(f"answer/{name}").decode()        # waits for it
+        try:
+            store.wait([f"answer/{name}"], timedelta(seconds=timeout))
+        except RuntimeError as e:
+            raise OSError(f"process 0 has not come within {timeout:g} s (run.timeout): {e}") from e
+        start = store.get(f"answer/{name}").decode()
         store.set(f"{start}/{rank}", "here")
         return start
     while missing := [r for r in range(1, world) if not store.check([f"{name}/{r}"])]:
@@ -83,7 +88,7 @@ class Watch(threading.Thread):
             tick, count, who, what = self.read()
             names = [f"{who[r]} does not answer any more, it was at {what[r]}" for r in range(self.world) if tick[r] == before[r]] \
                 or [f"{who[r]} is stuck at {what[r]}" for r in range(self.world) if min(count) == count[r] < max(count)] \
-                or ["every process waits for the others: look at the network"]
+                or ["every process is at the same place: one of them is slow there, or the network is down"]
         except RuntimeError as e:
             names = [f"the launcher's store does not answer: {e}"]
         print(f"error: nothing has moved for {self.timeout:g} s (run.timeout): {'; '.join(names)}. Rank {self.rank} is at {self.what}", file=sys.stderr, flush=True)

@@ -23,9 +23,10 @@ from conftest import arguments, log, prepare_tiny, state, torchrun, workers
 
 
 def saving(run):
-    """Whether a checkpoint is being written: its folder is there and `done` is not."""
+    """Whether a checkpoint is being written: the newest folder has no `done`."""
     folder = f"runs/{run}/checkpoints"
-    return os.path.isdir(folder) and any(not os.path.exists(f"{folder}/{n}/done") for n in os.listdir(folder))
+    there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    return bool(there) and not os.path.exists(f"{folder}/{there[-1]}/done")
 
 
 def train(run, steps, kills=0, seed=0):

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import resource
 import signal
@@ -140,8 +141,10 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(work):
     for step in range(1, 7):
         os.makedirs(f"runs/r/checkpoints/{step:07d}")
         open(f"runs/r/checkpoints/{step:07d}/done", "w").close()
-    checkpoint.prune("runs/r", 2, {2: 5.0, 3: 4.0, 6: 4.5})
-    assert checkpoint.steps("runs/r") == [3, 5, 6]
+    checkpoint.prune("runs/r", 2, {2: 5.0, 3: 4.0, 4: math.nan, 5: 4.5}, 5)
+    assert checkpoint.steps("runs/r") == [3, 4, 5, 6], "6 is none of the newest: the run went on from one before it"
+    checkpoint.prune("runs/r", 2, {3: 4.0, 4: math.nan}, 6)
+    assert checkpoint.steps("runs/r") == [3, 5, 6], "a loss that is no number is not the best"
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "not done"])
@@ -277,7 +280,7 @@ def test_a_last_save_that_fails_is_an_error(work, monkeypatch):
         raise OSError(28, "No space left on device")
     train.train(tiny("bloom", "r", "run.tokens=1280"))
     monkeypatch.setattr(checkpoint.config, "write_json", lambda path, value, write=config.write_json: full(path, value) if "checkpoints" in path else write(path, value))
-    with pytest.raises(OSError, match="cannot save runs/r/checkpoints/0000020.*No space left.*free some space"):
+    with pytest.raises(OSError, match="cannot save runs/r/checkpoints/0000020.*No space left.*make room"):
         train.train(tiny("bloom", "r"))
     assert checkpoint.steps("runs/r") == [10] and os.listdir("runs/r/checkpoints") == ["0000010"]
 
@@ -383,3 +386,35 @@ def test_out_of_memory_is_one_line_with_a_way_out(work, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments("bloom", "r")])
     with pytest.raises(ValueError, match="Tried to allocate 2.00 GiB. Make run.micro=2 smaller, set run.recompute=true"):
         train.main()
+
+
+def test_what_fails_in_a_background_save_and_is_no_full_disk_ends_the_run(work, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("a bug")
+    monkeypatch.setattr(checkpoint, "write", broken)
+    for background in ("true", "false"):
+        with pytest.raises(RuntimeError, match="a bug"):
+            train.train(tiny("bloom", f"r-{background}", f"run.background={background}"))
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_good_one(work, monkeypatch):
+    """keep=1: the newest is damaged, the run goes on from the one before and stops early. What it saves then must stay."""
+    train.train(tiny("bloom", "r", "run.keep=2", "run.eval_every=1000"))
+    path = next(os.path.join("runs/r/checkpoints/0000020/model", f) for f in os.listdir("runs/r/checkpoints/0000020/model"))
+    with open(path, "r+b") as f:
+        f.truncate(100)
+    write = train.Log.write
+    monkeypatch.setattr(train.Log, "write", lambda self, step, **facts: (write(self, step=step, **facts), step == 13 and open("runs/r/stop", "w").close()))
+    train.train(tiny("bloom", "r", "run.keep=1", "run.eval_every=1000"))
+    assert 14 in checkpoint.steps("runs/r")
+    train.train(tiny("bloom", "r", "run.keep=1", "run.eval_every=1000"))
+    assert checkpoint.steps("runs/r") == [20] and log("r")[-1]["step"] == 20
+
+
+@pytest.mark.parametrize("file, text, words", [("log.jsonl", "nonsense\n", "log.jsonl, line 1 is no record"), ("log.jsonl", "{}\n", "log.jsonl, line 1 is no record"), ("config.json", "{", "runs/r/config.json is not JSON")])
+def test_a_broken_file_of_a_run_is_named(work, file, text, words):
+    train.train(tiny("bloom", "r", "run.tokens=1280"))
+    with open(f"runs/r/{file}", "w") as f:
+        f.write(text)
+    with pytest.raises(ValueError, match=words):
+        train.train(tiny("bloom", "r", "run.tokens=1280"))

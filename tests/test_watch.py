@@ -45,6 +45,11 @@ def test_one_that_does_not_come_is_named():
         watch.meet(store, 0, 4, 0.5)
 
 
+def test_process_0_is_named_if_it_is_the_one():
+    with pytest.raises(OSError, match=r"process 0 has not come within 0.5 s \(run.timeout\)"):
+        watch.meet(HashStore(), 1, 2, 0.5)
+
+
 def test_nothing_is_watched_where_there_is_one_process():
     watch.at("step 1: reading rows")
     assert watch.current is None
