@@ -53,10 +53,10 @@ def write(folder, tensors, state, group=None):
             dcp.save(values, storage_writer=dcp.HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), process_group=group, no_dist=distributed.place()[1] == 1)
         distributed.once(lambda: config.write_json(f"{folder}/state.json", state), group)
         files = sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, names in os.walk(folder) for f in names)
-        if distributed.sum(len(files), group) != len(files) * distributed.place()[1]:
-            raise OSError("the processes do not see the same files: runs/ must be on a file system they share")
-        done = dict(zip(files, read_back(folder, files, group)))
-        distributed.once(lambda: config.write_json(f"{folder}/done", done), group)
+        facts = read_back(folder, files, group) if distributed.sum(len(files), group) == len(files) * distributed.place()[1] else [[0]]
+        if not all(size for size, *_ in facts):
+            raise OSError("not every process can read back every file: runs/ must be on a file system they share")
+        distributed.once(lambda: config.write_json(f"{folder}/done", dict(zip(files, facts))), group)
     except (OSError, dcp.api.CheckpointException) as e:         # a BaseException: it passes every `except Exception`
         distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True), group)
         cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e

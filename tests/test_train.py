@@ -418,3 +418,15 @@ def test_a_broken_file_of_a_run_is_named(work, file, text, words):
         f.write(text)
     with pytest.raises(ValueError, match=words):
         train.train(tiny("bloom", "r", "run.tokens=1280"))
+
+
+def test_what_cannot_be_read_back_is_no_checkpoint(work, monkeypatch, capsys):
+    sha256 = config.sha256
+
+    def broken(path):
+        if "0000010/optimizer" in path:
+            raise OSError(5, "Input/output error")
+        return sha256(path)
+    monkeypatch.setattr(config, "sha256", broken)
+    train.train(tiny("bloom", "r"))
+    assert checkpoint.steps("runs/r") == [20] and "warning: cannot save runs/r/checkpoints/0000010: not every process can read back every file" in capsys.readouterr().out
