@@ -5,8 +5,8 @@
     python plan.py configs/bloom.py size=7b1 gpus=32 --rehearse
 
 Settings are those of train.py, and gpus, mfu (model FLOPs utilisation, the share of the peak that is useful work) and disk (GB/s of the
-file system). --rehearse builds the real sharded model with tensors that have no memory, runs train.py's step through
-it as process 0 of `gpus`, lets PyTorch's memory tracker count, and prints its figures beside the formulas'. The formulas are for bfloat16.
+file system). --rehearse builds the real sharded model with tensors that have no memory, runs train.py's step through it as process 0 of
+`gpus`, lets PyTorch's memory tracker count, and prints its figures beside the formulas'. The formulas are for bfloat16.
 
 Letters: n tokens in a micro-batch   P parameters   S GPUs that share a copy   T tokens in a row   C width   H heads   K key heads
 D head width   F mlp width   V vocabulary

@@ -130,11 +130,10 @@ class Log:
             with open(self.path, encoding="utf-8") as f:
                 for n, line in enumerate(f, 1):
                     try:
-                        self.records += [json.loads(line)] if line.endswith("\n") else []           # the last one may be half written
-                        assert self.records[-1:] == [] or "step" in self.records[-1]
-                    except (ValueError, AssertionError) as e:
+                        if line.endswith("\n") and (record := json.loads(line))["step"] <= step:      # the last one may be half written
+                            self.records.append(record)
+                    except (ValueError, KeyError, TypeError) as e:
                         raise ValueError(f"{self.path}, line {n} is no record: {line[:60]!r}; put the line right, or move the file away") from e
-        self.records = [r for r in self.records if r["step"] <= step]
         lines, self.waiting = "".join(json.dumps(r) + "\n" for r in self.records).encode(), b""
 
         def cut():
