@@ -176,3 +176,8 @@ def read_manifest(folder):
     if not os.path.exists(f"{folder}/manifest.json"):
         raise ValueError(f"there is no prepared data in {folder}; make it with python prepare.py --input PATH... --name {os.path.basename(folder)}")
     return config.read_json(f"{folder}/manifest.json")
+
+
+if __name__ == "__main__":
+    from corpus import whence
+    config.command(whence.main)

@@ -1,212 +1,229 @@
-"""From files to token files: read, drop exact duplicates, train the tokenizer, tokenize. Each source stays apart, with its licence.
+"""From files as they are found to token files: read, clean, deduplicate, train the tokenizer, tokenize. Each source stays apart, with its licence.
 
     python prepare.py configs/data/sample.py
-    python prepare.py --input book.txt notes/ 'crawl/*.jsonl.gz' --name mine --vocab 8000
+    python prepare.py --input book.txt notes/ 'crawl/*.jsonl.gz' --name mine --vocab 8000 --clean oscar --near minhash
+    python prepare.py configs/data/sample.py --remove ids.txt       # a line is SOURCE or SOURCE/ID: taken out, and written down
 
-Writes data/NAME: corpus/SOURCE/documents.jsonl, dropped/REASON.jsonl, tokenizer/, tokens/SOURCE/{train,val}.{bin,idx}, manifest.json.
-A text that is not valid UTF-8 is dropped, not repaired: the document it would be part of goes to dropped/invalid_utf8.jsonl with its place.
-It is built in data/NAME.partial and renamed when it is complete: an interrupted command leaves nothing that a later one would take for data.
+    read      files to documents: what cannot be read, is empty, is under another licence or was asked to be removed is dropped
+    repeats   documents that are exact copies, and lines that repeat in a source
+    clean     the source's rules, by language (corpus/clean.py)
+    near      near duplicates (corpus/dedup.py)
+    write     what is left: then the tokenizer is trained on the training documents, and
+    tokenize  a document is prompt + text + </s>
+
+Writes data/NAME: corpus/SOURCE/*.jsonl, dropped/REASON.jsonl, tokenizer/, tokens/SOURCE/{train,val}.{bin,idx,doc}, report.json, DATA_CARD.md and
+manifest.json. The work is done in data/NAME.partial, which is renamed when it is complete; the same command goes on where it was stopped.
+At every stage documents in = kept + dropped, by reason; report.json has the numbers.
 """
 import argparse
-import collections
-import hashlib
-import json
+import glob
+import itertools
 import os
 import re
 import shutil
-import sys
-import time
-
-import numpy as np
+from collections import Counter
 
 import config
 import tokenizer as tokenizers
-from corpus import sources
+from corpus import card, clean, dedup, fetch, jobs, sources, stages, takedown
+from corpus.stages import LANGUAGES, added, documents, place
 
-SHOWN = 1000                    # dropped documents written out per reason; the counts are exact
-TOKENIZER_BYTES = 100_000_000   # text the tokenizer is trained on: all of a smaller corpus, else documents chosen by hash
-BATCH = 4_000_000               # characters tokenized at once
+PART = 32_000_000               # bytes of input files that make a job
+TOKENIZER_BYTES = 30_000_000    # text the tokenizer is trained on: all of a smaller corpus, else documents chosen by hash
 LEAST = 1024                    # tokens below which there is nothing to train on
 
 
-class Progress:
-    """A line every five seconds with the time left."""
-    def __init__(self, what, total):
-        self.what, self.total, self.done = what, max(total, 1), 0
-        self.start = self.shown = time.time()
-
-    def at(self, done):
-        self.done, now = done, time.time()
-        if now - self.shown > 5 and done:
-            self.shown = now
-            print(f"{self.what} {min(1, done / self.total):4.0%}   {(now - self.start) * max(0, self.total / done - 1):.0f}s left", file=sys.stderr, flush=True)
-
-
-def place(source, document_id):
-    """A number in [0, 1) that depends on the document's name alone: what is held out stays held out when the corpus grows."""
-    return int.from_bytes(hashlib.sha256(f"{source}/{document_id}".encode()).digest()[:8], "little") / 2 ** 64
-
-
-def read(corpus, out):
-    """Read all sources into corpus/ and dropped/. Returns {source: counts}."""
-    progress = Progress("reading", sum(sources.size(s) for s in corpus.sources))
-    seen, shown, stats = set(), collections.Counter(), {}
-    os.makedirs(f"{out}/dropped")
-    for source in corpus.sources:
-        s = stats[source.name] = {"documents": 0, "bytes": 0, "languages": collections.Counter(), "dropped": collections.Counter(), "first_bad": None, "lowest": 1.0}
-        os.makedirs(f"{out}/corpus/{source.name}")
-        with open(f"{out}/corpus/{source.name}/documents.jsonl", "w", encoding="utf-8") as f:
-            for document in sources.read(source, progress):
-                reason = document.get("dropped")
-                if not reason:
-                    key = hashlib.blake2b(document["text"].encode(), digest_size=16).digest()       # 16 bytes per document in memory, about 100 with the set's own
-                    reason = "empty" if not document["text"].strip() else "duplicate" if key in seen else None
-                    seen.add(key)
-                if reason:
-                    s["dropped"][reason] += 1
-                    s["first_bad"] = s["first_bad"] or document.get("place")
-                    shown[reason] += 1
-                    if shown[reason] <= SHOWN:
-                        with open(f"{out}/dropped/{reason}.jsonl", "a", encoding="utf-8") as d:
-                            d.write(json.dumps(document, ensure_ascii=False) + "\n")
-                    continue
-                size = len(document["text"].encode())
-                s["documents"] += 1
-                s["bytes"] += size
-                s["languages"][document.get("lang") or "unknown"] += size
-                s["lowest"] = min(s["lowest"], place(source.name, document["id"]))
-                f.write(json.dumps(document, ensure_ascii=False) + "\n")
-    return stats
-
-
-def documents(out, name):
-    with open(f"{out}/corpus/{name}/documents.jsonl", encoding="utf-8") as f:
-        for line in f:
-            yield json.loads(line)
-
-
-def held_out(corpus, stats, name):
-    """A document is in the validation split when its place is not above this: val_share, or that of the lowest of a small source."""
-    s = stats[name]
-    return max(corpus.val_share, s["lowest"]) if s["documents"] > 1 else -1
-
-
-def make_tokenizer(corpus, out, stats):
+def make_tokenizer(corpus, limits, files):
     """The corpus's own tokenizer, trained on its training documents, or the one given."""
     if corpus.tokenizer.path:
         return tokenizers.load(corpus.tokenizer.path)
-    share = TOKENIZER_BYTES / max(1, sum(s["bytes"] for s in stats.values()))
+    share = TOKENIZER_BYTES / max(1, sum(os.path.getsize(f) for names in files.values() for f in names))
 
     def texts():
-        for name in stats:
-            for d in documents(out, name):
+        for name in files:
+            for d, _ in itertools.chain.from_iterable(map(documents, files[name])):
                 p = place(name, d["id"])
-                if p > held_out(corpus, stats, name) and p * 1000 % 1 < share:
+                if p > limits[name] and p * 1000 % 1 < share:
                     yield d["text"]
     print(f"training a {corpus.tokenizer.kind} tokenizer of {corpus.tokenizer.vocab} entries")
     return tokenizers.train(corpus.tokenizer.kind, texts(), corpus.tokenizer.vocab)
 
 
-def tokenize(corpus, out, stats, tokenizer):
-    """Write tokens/SOURCE/{train,val}.{bin,idx}; returns {source: {split: counts and hashes}}. A document is prompt + text + </s>."""
-    dtype = np.dtype("<u2" if tokenizer.vocab <= 65_536 else "<u4")
-    progress, result = Progress("tokenizing", sum(s["bytes"] for s in stats.values())), {}
-    for name in stats:
-        os.makedirs(f"{out}/tokens/{name}")
-        result[name] = {split: {"tokens": 0, "documents": 0, "bytes": 0} for split in ("train", "val")}
-        limit = held_out(corpus, stats, name)
-        files = {split: [open(f"{out}/tokens/{name}/{split}.{end}", "wb") for end in ("bin", "idx")] for split in ("train", "val")}
-        batch, size = [], 0
-
-        def flush():
-            for d, ids in zip(batch, tokenizer.encode_batch([d["text"] for d in batch])):
-                ids = np.array([*tokenizer.prompt, *ids, tokenizer.eos])
-                assert ids.max() < tokenizer.vocab      # a larger id would wrap around in silence
-                split = "val" if place(name, d["id"]) <= limit else "train"
-                r, (tokens, starts) = result[name][split], files[split]
-                starts.write(np.array([r["tokens"]], "<i8").tobytes())
-                tokens.write(ids.astype(dtype).tobytes())
-                r["tokens"], r["documents"], r["bytes"] = r["tokens"] + len(ids), r["documents"] + 1, r["bytes"] + len(d["text"].encode())
-            batch.clear()
-        for d in documents(out, name):
-            batch.append(d)
-            size += len(d["text"])
-            if size > BATCH:
-                flush()
-                size = 0
-                progress.at(sum(r["bytes"] for splits in result.values() for r in splits.values()))
-        flush()
-        for split in files:
-            for f in files[split]:
-                f.close()
-            result[name][split]["sha256"] = config.sha256(f"{out}/tokens/{name}/{split}.bin")
-    return result, dtype.str
+def program():
+    """A hash of the program that cleans: who edits a rule gets new results, not the leftovers of an interrupted command."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    files = sorted([f"{here}/prepare.py", f"{here}/tokenizer.py", *glob.glob(f"{here}/corpus/**/*.*", recursive=True)])
+    return jobs.key([config.sha256(f) for f in files if f.endswith((".py", ".toml", ".txt"))])
 
 
-def build(corpus, out):
-    stats = read(corpus, out)
-    for name, s in stats.items():
-        if n := s["dropped"]["invalid_utf8"]:
-            print(f"source {name}: {n} document{'s' * (n > 1)} not valid UTF-8, dropped; the first at {s['first_bad']}")
-    size, count = sum(s["bytes"] for s in stats.values()), sum(s["documents"] for s in stats.values())
-    if size + count < LEAST or count < 2:
-        bad = next((f"; not valid UTF-8: {s['dropped']['invalid_utf8']}, the first at {s['first_bad']}" for s in stats.values() if s["dropped"]["invalid_utf8"]), "")
-        raise ValueError(f"{corpus.name}: {size:,} bytes in {count} document{'s' * (count != 1)} are at most {size + count:,} tokens{bad}; "
-                         f"at least {LEAST:,} tokens and 2 documents are needed (one is held out): add text")
-    stats = {name: s for name, s in stats.items() if s["documents"]}
-    tokenizer = make_tokenizer(corpus, out, stats)
+def stamp(path):
+    """What tells that a file, or one in a folder, has changed; None without a path."""
+    return path and [(f, os.path.getsize(f), os.stat(f).st_mtime_ns) for f in ([path] if os.path.isfile(path) else sorted(glob.glob(f"{path}/**/*.*", recursive=True)))]
+
+
+def inputs(source):
+    """{part: its (file, name, bytes)}: files in order, until they are PART bytes."""
+    parts, size = [[]], 0
+    for found in sources.found(source):
+        if size > PART:
+            parts, size = [*parts, []], 0
+        parts[-1].append(found)
+        size += found[2]
+    return parts
+
+
+def build(corpus, out, workers):
+    """All stages, in OUT/work; then what they made is put together in OUT, the manifest last."""
+    work, removed, by_name = f"{out}/work", remove_list(corpus), {s.name: s for s in corpus.sources}
+
+    def each(stage, function, parts, total, *more):
+        """function(BASE, key, source, part, *more) for each part of {source: [(part, key), ...]}. Returns {source: [BASE, ...]} and the stage's key."""
+        todo = [(f"{work}/{stage}/{name}-{n:05}", key, by_name[name], part, *more) for name in parts for n, (part, key) in enumerate(parts[name])]
+        jobs.run(stage, function, todo, total, workers)
+        return {name: [job[0] for job in todo if job[2].name == name] for name in parts}, jobs.key([job[:2] for job in todo])
+
+    def kept(bases, fact="bytes"):
+        return sum(jobs.facts(b)[fact] for b in itertools.chain(*bases.values()))
+    files = {s.name: inputs(s) for s in corpus.sources}
+    size = sum(found[2] for parts in files.values() for part in parts for found in part)
+    first = jobs.key(program(), sorted(removed), stamp(corpus.rules), [stamp(path) for path in (corpus.models or {}).values()])
+    read, made = each("read", stages.read_part, {s.name: [(part, jobs.key(first, config.plain(s), [stamp(found[0]) for found in part])) for part in files[s.name]]
+                                                 for s in corpus.sources}, size, removed)
+    jobs.run("repeats", stages.repeats, [(f"{work}/repeats", made, corpus, read)], 0, 0)
+    cleaned, made = each("clean", stages.clean_part, {name: [(b, jobs.key(made, corpus.rules, corpus.models)) for b in read[name]] for name in read}, kept(read), corpus)
+    jobs.run("near", stages.near, [(f"{work}/near", made := jobs.key(made, corpus.alike), corpus, cleaned)], 0, 0)
+    written, made = each("write", stages.write_part, {name: [(b, made) for b in cleaned[name]] for name in cleaned}, kept(cleaned))
+    report = {name: {stage: added([jobs.facts(b) for b in bases[name]]) for stage, bases in (("read", read), ("clean", cleaned), ("write", written))} for name in by_name}
+    enough(corpus, report)
+
+    written = {name: bases for name, bases in written.items() if report[name]["write"]["kept"]}
+    # held out: documents whose place is not above this: val_share, or that of the lowest of a small source
+    limits = {name: max(corpus.val_share, report[name]["write"]["lowest"]) if report[name]["write"]["kept"] > 1 else -1 for name in written}
+    made = jobs.key(made, config.plain(corpus.tokenizer), corpus.val_share, stamp(corpus.tokenizer.path))
+    if not jobs.done(f"{work}/tokenizer", made):
+        with jobs.Part(f"{work}/tokenizer", made):
+            make_tokenizer(corpus, limits, {name: [f"{b}.jsonl" for b in bases] for name, bases in written.items()}).save(f"{work}/tokenizer")
+    tokenizer = tokenizers.load(f"{work}/tokenizer")
+    tokens, _ = each("tokenize", stages.tokenize_part, {name: [(b, made) for b in bases] for name, bases in written.items()}, kept(written),
+                     limits, f"{work}/tokenizer", tokenizers.fingerprint(tokenizer))
+
+    for name in ("corpus", "dropped", "tokens", "tokenizer"):
+        shutil.rmtree(f"{out}/{name}", ignore_errors=True)
     tokenizer.save(f"{out}/tokenizer")
-    tokens, dtype = tokenize(corpus, out, stats, tokenizer)
-    weights = {s.name: s for s in corpus.sources}
-    manifest = {
-        "name": corpus.name, "dtype": dtype, "vocab": tokenizer.vocab,
-        "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizers.fingerprint(tokenizer)},
-        "sources": {name: {"weight": weights[name].weight, "licence": weights[name].licence, "bytes_by_language": dict(s["languages"].most_common()),
-                           "dropped": dict(s["dropped"]), **tokens[name]} for name, s in stats.items()},
-        "settings": config.plain(corpus), "input_bytes": sum(sources.size(s) for s in corpus.sources)}
+    manifest = {"name": corpus.name, "dtype": stages.token_dtype(tokenizer), "vocab": tokenizer.vocab,
+                "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizers.fingerprint(tokenizer)}, "sources": {}, "removed": sorted(removed),
+                "settings": config.plain(corpus), "input_bytes": size}
+    for name, bases in written.items():
+        os.makedirs(f"{out}/corpus/{name}")
+        for n, b in enumerate(bases):
+            shutil.copyfile(f"{b}.jsonl", f"{out}/corpus/{name}/{n:05}.jsonl")
+        manifest["sources"][name] = {
+            "weight": by_name[name].weight, "licence": by_name[name].licence, "held_out": limits[name], **{k: report[name]["write"][k] for k in LANGUAGES},
+            "dropped": dict(sum((Counter(facts["dropped"]) for facts in report[name].values()), Counter())), **stages.join_tokens(f"{out}/tokens/{name}", tokens[name])}
+    stages.write_dropped(out, [b for bases in (read, cleaned, written) for b in itertools.chain(*bases.values())])
+    config.write_json(f"{out}/report.json", report)
+    card.write(out, manifest, report)
     config.write_json(f"{out}/manifest.json", manifest)
     return manifest
 
 
-def prepare(corpus):
-    """Build data/NAME unless it is there; returns its manifest."""
+def enough(corpus, report):
+    """Say what was dropped as broken; stop if nothing is left to train on."""
+    broken = [f"source {name}: {n} document{'s' * (n > 1)} dropped as {reason}; the first at {s['read']['first'][reason]}"
+              for name, s in report.items() for reason, n in s["read"]["dropped"].items() if reason not in ("empty", "removed", "licence")]
+    print("".join(f"{line}\n" for line in broken), end="")
+    size, count = (sum(s["write"][k] for s in report.values()) for k in ("bytes", "kept"))
+    if size + count < LEAST or count < 2:
+        total = sum((Counter(f["dropped"]) for s in report.values() for f in s.values()), Counter())
+        raise ValueError(f"{corpus.name}: {size:,} bytes in {count} document{'s' * (count != 1)} are at most {size + count:,} tokens; at least {LEAST:,} tokens and 2 documents "
+                         f"are needed (one is held out): add text. Dropped: {', '.join(f'{n} {r}' for r, n in total.items()) or 'none'}. {'; '.join(broken)}")
+
+
+def remove_list(corpus):
+    """Names SOURCE or SOURCE/ID from the file corpus.remove."""
+    if not corpus.remove:
+        return set()
+    with open(corpus.remove, encoding="utf-8") as f:
+        names = {line.strip() for line in f} - {""}
+    for name in names:
+        if name.split("/")[0] not in [s.name for s in corpus.sources]:
+            raise ValueError(f"{corpus.remove}: {name!r} is in none of the sources {', '.join(s.name for s in corpus.sources)}; a line is SOURCE or SOURCE/ID")
+    return names
+
+
+def check(corpus):
+    """Stop what cannot be prepared, or may not be."""
     names = [s.name for s in corpus.sources]
+    only = corpus.only.split(",") if corpus.only else names
+    for key, given in ("only", only), ("accept", accepted := [n for n in (corpus.accept or "").split(",") if n]):
+        if unknown := set(given) - set(names):
+            raise ValueError(f"{key}={','.join(given)}: there is no source {', '.join(sorted(unknown))}; the sources are {', '.join(names)}")
+    corpus.sources = [s for s in corpus.sources if s.name in only]
     for name in [corpus.name, *names]:
         if not re.fullmatch(r"\w[\w.-]*", name) or names.count(name) > 1:
             raise ValueError(f"the name {name!r} must be letters, digits, '-', '_' and '.', and each source needs its own")
     if not 0 < corpus.val_share < 1:
         raise ValueError(f"val_share={corpus.val_share}: the share of documents held out is between 0 and 1")
+    dedup.bands(corpus.alike)
+    for s in corpus.sources:
+        stages.special_rules(s)
+        if s.permission == "gated" and s.name not in accepted:
+            raise ValueError(f"source {s.name} is gated by {s.custodian or 'its custodian'} ({s.origin or s.licence or 'see its licence'}): "
+                             f"read its terms, then give accept={','.join([*accepted, s.name])}")
+
+
+def gather(corpus):
+    """Download what has an address; then every source has a path with files, or an error says where they come from."""
+    for s in corpus.sources:
+        urls, sums = ([v] if isinstance(v, str) else v or [] for v in (s.url, s.sha256))
+        if sums and len(sums) != len(urls):
+            raise ValueError(f"source {s.name}: {len(urls)} url and {len(sums)} sha256; give one for each")
+        fetched = [fetch.fetch(u, f"data/raw/{s.name}", h) for u, h in itertools.zip_longest(urls, sums)]
+        s.path = s.path or fetched
+        try:
+            sources.found(s)
+        except ValueError as e:
+            raise ValueError(f"source {s.name}: {e}" + (f"; it comes from {s.origin}" if s.origin else "")) from e
+
+
+def prepare(corpus, workers=None):
+    """Build data/NAME unless it is there; returns its manifest."""
+    check(corpus)
+    settings, names = config.plain(corpus), remove_list(corpus)
     out, partial = f"data/{corpus.name}", f"data/{corpus.name}.partial"
+    takedown.commit(out)
     if os.path.exists(f"{out}/manifest.json"):
         manifest = config.read_json(f"{out}/manifest.json")
-        changed = [key for key, _, _ in config.differences(manifest["settings"], config.plain(corpus))]
+        changed = [key for key, _, _ in config.differences(manifest["settings"], settings) if key not in ("remove", "accept")]
+        gather(corpus)
         if changed or manifest["input_bytes"] != sum(sources.size(s) for s in corpus.sources):
             raise ValueError(f"{out} was prepared from {'other settings: ' + ', '.join(changed) if changed else 'files that have changed since'}; "
                              "use another name, or delete it to prepare it again")
+        if names - set(manifest["removed"]):
+            manifest = takedown.remove(out, manifest, names - set(manifest["removed"]), workers)
+            report(manifest)
         print(f"{out} is complete")
         return manifest
-    shutil.rmtree(partial, ignore_errors=True)
+    gather(corpus)
     try:
-        os.makedirs(partial)
-        manifest = build(corpus, partial)
+        os.makedirs(partial, exist_ok=True)
+        manifest = build(corpus, partial, workers)
+        shutil.rmtree(f"{partial}/work")
         os.rename(partial, out)
-    except BaseException as e:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(e, OSError):
-            raise ValueError(f"cannot write {out}: {e.strerror or e}; nothing was kept") from e
-        raise
+    except OSError as e:
+        raise ValueError(f"cannot write {out}: {e.strerror or e}; the parts that are done stay in {partial}, and the same command goes on from there") from e
     report(manifest)
-    print(f"wrote {out}")
+    print(f"wrote {out}; read {out}/DATA_CARD.md")
     return manifest
 
 
 def report(manifest):
     width = max(8, *map(len, manifest["sources"]))
-    print(f"{'source':{width}}  documents  dropped        bytes  train tokens  val tokens  bytes per token")
+    print(f"{'source':{width}}  documents    dropped          bytes   train tokens  val tokens  bytes per token")
     for name, s in manifest["sources"].items():
         train, val = s["train"], s["val"]
-        print(f"{name:{width}}  {train['documents'] + val['documents']:9,}  {sum(s['dropped'].values()):7,}  {train['bytes'] + val['bytes']:11,}  "
-              f"{train['tokens']:12,}  {val['tokens']:10,}  {(train['bytes'] + val['bytes']) / (train['tokens'] + val['tokens']):15.2f}")
+        print(f"{name:{width}}  {train['documents'] + val['documents']:9,}  {sum(s['dropped'].values()):9,}  {train['bytes'] + val['bytes']:13,}  "
+              f"{train['tokens']:13,}  {val['tokens']:10,}  {(train['bytes'] + val['bytes']) / (train['tokens'] + val['tokens']):15.2f}")
 
 
 def named(paths):
@@ -223,28 +240,36 @@ def named(paths):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("config", nargs="?", help="a data config; or use --input")
-    ap.add_argument("settings", nargs="*", metavar="field=value", help="changes to the data config, e.g. tokenizer.vocab=8000")
-    ap.add_argument("--input", nargs="+", metavar="PATH", help="files, folders or globs: .txt .jsonl or source code, also .gz .bz2 .xz; each is a source")
+    ap.add_argument("settings", nargs="*", metavar="field=value", help="changes to the data config, e.g. tokenizer.vocab=8000 accept=oscar")
+    ap.add_argument("--input", nargs="+", metavar="PATH", help="files, folders or globs, each a source: text, .jsonl, .parquet, source code, .warc.wet.gz, "
+                                                               "Wikipedia's .xml.bz2, Posts.xml, arXiv's .tar; also .gz .bz2 .xz")
     ap.add_argument("--name", help="data/NAME")
-    ap.add_argument("--field", default="text", help="field of the .jsonl records that holds the text (default: text)")
+    ap.add_argument("--field", default="text", help="field of the records that holds the text (default: text)")
     ap.add_argument("--kind", default="bpe", choices=tokenizers.KINDS, help="tokenizer to train (default: bpe)")
     ap.add_argument("--vocab", type=int, default=4096, help="its entries (default: 4096)")
     ap.add_argument("--tokenizer", metavar="DIR", help="use this trained tokenizer instead")
     ap.add_argument("--lang", help="language of the input, where its records do not say")
     ap.add_argument("--licence", help="licence of the input, where its records do not say")
+    ap.add_argument("--clean", nargs="+", default=[], metavar="RULE", help=f"recipes or rules of corpus/clean.py: {' '.join(clean.RECIPES)} (default: none)")
+    ap.add_argument("--near", choices=("minhash", "overlap"), help="drop near duplicates among all inputs, or what is inside a longer document of its input")
+    ap.add_argument("--remove", metavar="FILE", help="leave out, or take out of a finished data/NAME: a line is SOURCE or SOURCE/ID")
+    ap.add_argument("--workers", type=int, help="processes (default: one per core; the result is the same)")
     args, more = ap.parse_known_args()
     if bool(args.config) == bool(args.input):
         ap.error("give a data config, or --input PATH... --name NAME")
+    if args.workers is not None and args.workers < 1:
+        ap.error(f"--workers {args.workers}: it must be 1 or more")
     if args.input:
         if not args.name or more:
             ap.error(f"unknown argument {more[0]}" if more else "--input needs --name")
-        corpus = config.Corpus(args.name, [config.Source(n, p, field=args.field, lang=args.lang, licence=args.licence) for n, p in named(args.input)],
+        corpus = config.Corpus(args.name, [config.Source(n, p, field=args.field, lang=args.lang, licence=args.licence, clean=args.clean, near=args.near) for n, p in named(args.input)],
                                config.Tokenizer(args.kind, args.vocab, args.tokenizer))
     else:
         corpus = config.load(args.config, args.settings + more)
         if not isinstance(corpus, config.Corpus):
             raise ValueError(f"{args.config} is a training config; a data config such as configs/data/sample.py is needed")
-    prepare(corpus)
+    corpus.remove = args.remove or corpus.remove
+    prepare(corpus, args.workers)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-import bz2
+import collections
 import glob
 import gzip
 import json
-import lzma
 import os
+import subprocess
+import sys
 import unicodedata
 
 import config
+import data
 import numpy as np
 import prepare
 import pytest
 import tokenizer as tokenizers
-from conftest import ROOT, run
-from corpus import sources, stories
+import train
+from conftest import ROOT, run, tiny
+from corpus import stages, stories, takedown
 
 
 def texts(n, words="the cat sat on the mat and looked at the dog near the old house"):
@@ -38,7 +41,7 @@ def test_every_document_and_its_provenance_reach_the_token_files():
     docs = [{"text": t, "id": f"d{i}", "lang": "en", "license": "CC-BY", "url": "u", "other": 1} for i, t in enumerate(texts(100))]
     write("a.jsonl", "".join(json.dumps(d) + "\n" for d in docs))
     manifest = make("mine", "a.jsonl")
-    kept = [json.loads(line) for line in open("data/mine/corpus/a/documents.jsonl", encoding="utf-8")]
+    kept = [json.loads(line) for line in open("data/mine/corpus/a/00000.jsonl", encoding="utf-8")]
     assert kept[3] == {"lang": "en", "url": "u", "id": "d3", "text": docs[3]["text"], "licence": "CC-BY", "source": "a"}
     tokenizer = tokenizers.load("data/mine/tokenizer")
     found = []
@@ -85,37 +88,17 @@ def test_duplicates_and_empty_documents_are_dropped_and_counted():
     assert len(open("data/mine/dropped/duplicate.jsonl").readlines()) == 12
 
 
-@pytest.mark.parametrize("ending, opener", [("", open), (".gz", gzip.open), (".bz2", bz2.open), (".xz", lzma.open)])
-def test_compressed_files_read_as_plain_ones(ending, opener):
-    with opener(f"a.txt{ending}", "wt", encoding="utf-8") as f:
-        f.write("\n\n".join(texts(100)))
-    documents = list(sources.read(config.Source("s", f"a.txt{ending}")))
-    assert "\n".join(d["text"] for d in documents).split() == " ".join(texts(100)).split() and len(documents) > 5
-
-
-def test_text_is_cut_at_blank_lines_and_nothing_is_lost():
-    write("a.txt", "\ufeffone\ntwo\n\nthree\n\n\nfour" + "x" * 40 + "\nend")
-    assert [d["text"] for d in sources.read(config.Source("s", "a.txt", split=8))] == ["one\ntwo", "three", "four" + "x" * 40, "end"]
-
-
-def test_folders_globs_and_code_are_found_and_named():
-    os.makedirs("src/inner")
-    os.makedirs("src/.git")
-    for name in ("src/a.py", "src/inner/b.rs", "src/c.bin", "src/.git/d.py"):
-        write(name, f"text of {name}")
-    found = {d["id"]: d.get("lang") for d in sources.read(config.Source("s", "src"))}
-    assert found == {"a.py": "python", "inner/b.rs": "rust"}
+def test_inputs_are_named_by_what_tells_them_apart():
     for lang in ("fr", "sw"):
         os.makedirs(f"t/{lang}")
         write(f"t/{lang}/data.txt", lang)
-    assert [d["id"] for d in sources.read(config.Source("s", "t/*/data.txt"))] == ["fr/data.txt#0", "sw/data.txt#0"]
     assert [n for n, _ in prepare.named(["t/fr/data.txt", "t/sw/data.txt"])] == ["fr-data", "sw-data"] and [n for n, _ in prepare.named(["x/book.txt.gz"])] == ["book"]
 
 
 def failure(*args):
     out = run("prepare.py", *args)
     assert out.returncode == 1 and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1, out
-    assert not os.path.exists("data") or os.listdir("data") == [], "nothing is left behind"
+    assert not os.path.exists("data/x"), "what is there is complete"
     return out.stderr
 
 
@@ -136,7 +119,8 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing():
     assert "bad.jsonl:2" in failure("--input", "bad.jsonl", "--name", "x")
     assert "field.jsonl:1" in (e := failure("--input", "field.jsonl", "--name", "x")) and "body" in e
     assert "latin.txt, byte 3" in failure("--input", "latin.txt", "--name", "x")
-    assert "broken.txt.gz" in failure("--input", "broken.txt.gz", "--name", "x")
+    out = run("prepare.py", "--input", "broken.txt.gz", "--name", "y", "--vocab", 300)
+    assert out.returncode == 0 and "source broken: 1 document dropped as broken_file; the first at broken.txt.gz, byte" in out.stdout, "what came before the break is kept"
     e = failure("--input", "small.txt", "--name", "x", "--vocab", 9000)
     assert "vocabulary of 9000" in e and "entries" in e
 
@@ -148,7 +132,7 @@ def test_invalid_utf8_is_dropped_with_count_and_place():
     with open("a.jsonl", "wb") as f:
         f.write(b"\n".join(lines))
     out = run("prepare.py", "--input", "a.jsonl", "--name", "x", "--vocab", 300)
-    assert out.returncode == 0 and "2 documents not valid UTF-8, dropped; the first at a.jsonl:5, byte" in out.stdout, out
+    assert out.returncode == 0 and "2 documents dropped as invalid_utf8; the first at a.jsonl:5, byte" in out.stdout, out
     assert len(open("data/x/dropped/invalid_utf8.jsonl").readlines()) == 2
 
 
@@ -159,15 +143,215 @@ def test_output_that_cannot_be_written_is_one_clear_line():
     assert out.returncode == 1 and "cannot write data/x" in out.stderr and out.stderr.count("\n") == 1, out
 
 
-def test_a_full_disk_leaves_nothing(monkeypatch):
+def test_after_a_full_disk_the_same_command_goes_on(monkeypatch):
     write("small.txt", "\n\n".join(texts(60)))
 
     def full(*args):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(prepare, "tokenize", full)
-    with pytest.raises(ValueError, match="No space left on device; nothing was kept"):
-        make("x", "small.txt")
-    assert os.listdir("data") == []
+    with monkeypatch.context() as m:
+        m.setattr(stages, "tokenize_part", full)
+        with pytest.raises(ValueError, match="No space left on device; the parts that are done stay in data/x.partial"):
+            make("x", "small.txt")
+    assert os.listdir("data") == ["x.partial"]
+    monkeypatch.setattr(stages, "read_part", full)          # what was read before is not read again
+    assert make("x", "small.txt")["sources"] and os.listdir("data") == ["x"]
+
+
+CHAIN = ["ccnet_lines", "pii", "bytes_300"]
+
+
+def everything(n=400):
+    """Two folders of files with each kind of loss in them: copies, repeated lines, near copies, short and broken documents, licences, gated terms."""
+    for folder in ("web", "code"):
+        os.makedirs(folder)
+    t = texts(n)
+    for part in range(6):
+        docs = [{"id": f"{part}-{i}", "lang": ["en", "fr"][i % 2], "text": f"Menu of the site\n{x} {x[::-1]} {x}\nwrite to me{i}@example.org"} for i, x in enumerate(t[part * 60:part * 60 + 60])]
+        docs += [{**docs[3], "id": f"{part}-again"}, {**docs[5], "id": f"{part}-near", "text": docs[5]["text"] + " x"}, {"id": f"{part}-short", "text": "short"}, {"id": f"{part}-none", "text": " "}]
+        with gzip.open(f"web/{part}.jsonl.gz", "wt", encoding="utf-8") as f:
+            f.write("".join(json.dumps(d) + "\n" for d in docs) + '{"broken": \n')
+        write(f"code/{part}.py", f"# SPDX-License-Identifier: {['MIT', 'GPL-3.0-only'][part % 2]}\n" + "\n".join(f"x{i} = {i * part}" for i in range(200)))
+    with open("web/3.jsonl.gz", "r+b") as f:
+        f.truncate(os.path.getsize("web/3.jsonl.gz") - 40)
+    return config.Corpus("all", [
+        config.Source("web", "web", clean=CHAIN, near="minhash", licence="CC0-1.0", origin="made here", custodian="the tests", permission="gated"),
+        config.Source("code", "code", licences=["MIT"], permission="asked")], config.Tokenizer("bpe", 400), accept="web")
+
+
+def tree(folder):
+    return {os.path.relpath(os.path.join(at, name), folder): open(os.path.join(at, name), "rb").read() for at, _, names in os.walk(folder) for name in names}
+
+
+def test_documents_in_are_documents_kept_and_dropped_at_every_stage():
+    manifest = prepare.prepare(everything())
+    report = config.read_json("data/all/report.json")
+    for source, facts in report.items():
+        for stage in facts.values():
+            assert stage["in"] == stage["kept"] + sum(stage["dropped"].values()) > 0
+        assert facts["read"]["kept"] == facts["clean"]["in"] and facts["clean"]["kept"] == facts["write"]["in"]
+        split = manifest["sources"][source]
+        assert facts["write"]["kept"] == split["train"]["documents"] + split["val"]["documents"] == sum(split["documents_by_language"].values())
+        assert facts["read"]["in"] - facts["write"]["kept"] == sum(split["dropped"].values())
+        assert sum(split["tokens_by_language"].values()) == split["train"]["tokens"] + split["val"]["tokens"]
+    dropped = manifest["sources"]["web"]["dropped"]
+    assert dropped["duplicate"] >= 5 and dropped["near_duplicate"] >= 5 and dropped["broken_json"] >= 5 and dropped["broken_file"] == 1 and dropped["empty"] >= 5 and dropped["bytes_300"] >= 1
+    assert manifest["sources"]["code"]["dropped"] == {"licence": 3} and manifest["sources"]["code"]["licences"] == {"MIT": 3}
+    text = "".join(open(f, encoding="utf-8").read() for f in glob.glob("data/all/corpus/web/*"))
+    assert "PI:EMAIL" in text and "@example.org" not in text and text.count("Menu of the site") == 1, "the rules ran, and of repeated lines the first stays"
+    for reason, n in collections.Counter(r for s in manifest["sources"].values() for r in s["dropped"] for _ in range(s["dropped"][r])).items():
+        shown = [json.loads(line) for line in open(f"data/all/dropped/{reason}.jsonl", encoding="utf-8")]
+        assert len(shown) == n and all(d["dropped"] == reason for d in shown)
+    card = open("data/all/DATA_CARD.md", encoding="utf-8").read()
+    for word in ("CC0-1.0", "made here", "the tests", "gated", "asked", "near_duplicate", "PI:EMAIL", "web/3.jsonl.gz"[4:], manifest["sources"]["web"]["train"]["sha256"]):
+        assert word in card, word
+
+
+def test_no_copy_is_in_both_splits_and_the_first_one_stays():
+    prepare.prepare(everything())
+    ids = [json.loads(line)["id"] for f in sorted(glob.glob("data/all/corpus/web/*")) for line in open(f, encoding="utf-8")]
+    assert "0-3" in ids and "0-again" not in ids and "0-5" in ids and "0-near" not in ids
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_number_of_workers_changes_no_byte(workers, monkeypatch):
+    corpus = everything()
+    monkeypatch.setattr(prepare, "PART", 1000)              # a job for each file or two
+    prepare.prepare(corpus)
+    os.rename("data/all", "alone")
+    prepare.prepare(corpus, workers)
+    assert len(glob.glob("alone/corpus/web/*")) > 3 and tree("alone") == tree("data/all")
+
+
+def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes():
+    """kill -9 after more and more of the files have been written; tests/kill.py does it at random moments, with workers."""
+    everything()
+    write("c.py", f"import sys, os\nsys.path.insert(0, {ROOT!r})\nimport prepare, config\nfrom corpus import jobs\nprepare.PART = 1000\n"
+          "at, old = int(sys.argv[1]), os.replace\ncount = [0]\n"
+          "def replace(a, b):\n    count[0] += 1\n    if count[0] == at:\n        os.kill(os.getpid(), 9)\n    old(a, b)\nos.replace = replace\n"
+          f"prepare.prepare(config.Corpus('all', [config.Source('web', 'web', clean={CHAIN!r}, near='minhash'), config.Source('code', 'code')], config.Tokenizer('bpe', 400)))\n")
+
+    def go(at):
+        return subprocess.run([sys.executable, "c.py", str(at)], capture_output=True, text=True).returncode
+    assert go(0) == 0
+    os.rename("data/all", "alone")
+    at, killed = 4, 0
+    while go(at) == -9:                 # each start gets a little further than the one before
+        at, killed = at + 9, killed + 1
+    assert killed >= 5 and tree("alone") == tree("data/all") and os.listdir("data") == ["all"]
+
+
+def test_a_gated_source_needs_its_terms_accepted():
+    corpus = everything()
+    corpus.accept = None
+    with pytest.raises(ValueError, match=r"source web is gated by the tests \(made here\): read its terms, then give accept=web"):
+        prepare.prepare(corpus)
+    corpus.accept = "webb"
+    with pytest.raises(ValueError, match="accept=webb: there is no source webb"):
+        prepare.prepare(corpus)
+    corpus.accept, corpus.only = None, "code"
+    assert list(prepare.prepare(corpus)["sources"]) == ["code"], "what is not read needs no acceptance"
+
+
+def test_removal_rewrites_one_source_and_leaves_no_copy():
+    corpus = everything()
+    prepare.prepare(corpus)
+    before = tree("data/all")
+    one, two = [json.loads(line) for line in before["corpus/web/00000.jsonl"].splitlines()][7:9]
+    write("ids.txt", f"web/{one['id']}\nweb/{two['id']}\nweb/0-short\n")
+    corpus.remove = "ids.txt"
+    manifest = prepare.prepare(corpus)
+    after = tree("data/all")
+    changed = {f for f in before if before[f] != after.get(f)}
+    assert changed and not any(f.startswith(("corpus/code", "tokens/code", "tokenizer/")) for f in changed) and set(before) == set(after)
+    assert manifest["removed"] == sorted([f"web/{one['id']}", f"web/{two['id']}", "web/0-short"]) and manifest["sources"]["web"]["dropped"]["removed"] == 2
+    assert not any(f'"id": "{i}"'.encode() in content for content in after.values() for i in (one["id"], two["id"], "0-short")), "a copy was left"
+    assert f"- web/{two['id']}" in after["DATA_CARD.md"].decode()
+    report = config.read_json("data/all/report.json")["web"]
+    assert report["removed"] == {"in": report["write"]["kept"], "kept": report["write"]["kept"] - 2, "dropped": {"removed": 2}}
+    tokens = np.fromfile("data/all/tokens/web/train.bin", "<u2")
+    text = tokenizers.load("data/all/tokenizer").decode(tokens.tolist())
+    assert len(tokens) == manifest["sources"]["web"]["train"]["tokens"] and one["text"] not in text and two["text"] not in text
+
+    os.rename("data/all", "patched")    # built anew with the same list, the same documents are left out
+    again = prepare.prepare(corpus)
+    assert again["removed"] == manifest["removed"] and again["sources"]["web"]["dropped"]["removed"] == 3
+    write("ids.txt", "web\n")
+    assert list(prepare.prepare(corpus)["sources"]) == ["code"] and os.listdir("data/all/tokens") == ["code"]
+    assert b"Menu" not in b"".join(tree("data/all").values())
+    write("ids.txt", "wbe/1\n")
+    with pytest.raises(ValueError, match="'wbe/1' is in none of the sources"):
+        prepare.prepare(corpus)
+
+
+def test_an_interrupted_removal_is_finished_by_the_next_command(monkeypatch):
+    corpus = everything()
+    prepare.prepare(corpus)
+    ids = [json.loads(line)["id"] for line in open("data/all/corpus/web/00000.jsonl", encoding="utf-8")]
+    for moment, gone in ("before", ids[2]), ("within", ids[9]):
+        write("ids.txt", f"web/{gone}\n")
+        corpus.remove = "ids.txt"
+        def stop(*args):
+            if os.path.exists("data/all/removing/ready"):
+                raise KeyboardInterrupt
+        with monkeypatch.context() as m:
+            m.setattr(takedown, "commit", stop) if moment == "before" else m.setattr(os, "rename", stop)
+            with pytest.raises(KeyboardInterrupt):
+                prepare.prepare(corpus)
+        corpus.remove = None
+        manifest = prepare.prepare(corpus)
+        assert f"web/{gone}" in manifest["removed"] and not os.path.exists("data/all/removing")
+        for split in ("train", "val"):
+            assert config.sha256(f"data/all/tokens/web/{split}.bin") == manifest["sources"]["web"][split]["sha256"]
+
+
+def test_a_change_of_rules_is_not_answered_with_old_parts(monkeypatch):
+    corpus = everything()
+    with monkeypatch.context() as m:
+        m.setattr(prepare.tokenizers, "train", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare.prepare(corpus)
+    corpus.sources[0].clean = ["pii"]
+    assert "bytes_300" not in prepare.prepare(corpus)["sources"]["web"]["dropped"]
+
+
+def test_rules_in_an_impossible_order_are_refused():
+    write("a.txt", "\n\n".join(texts(60)))
+    for rules, message in ((["pii", "ccnet_lines"], "ccnet_lines must come before"), (["ccnet_lines", "template_lines"], "cannot be used together"), ("osar", "unknown rule 'osar'")):
+        with pytest.raises(ValueError, match=message):
+            make("x", "a.txt", clean=rules)
+    with pytest.raises(ValueError, match="source nowhere: .*; it comes from the moon"):
+        prepare.prepare(config.Corpus("x", [config.Source("nowhere", "nowhere/*.txt", origin="the moon")]))
+
+
+def test_the_recipes_of_both_papers_load_and_their_shares_are_the_papers():
+    for name, shares in ("llama", {"commoncrawl": 0.67, "c4": 0.15, "github": 0.045, "wikipedia": 0.045, "books": 0.045, "arxiv": 0.025, "stackexchange": 0.02}), ("roots", {"en": 0.22171, "zh-oscar": 0.05529, "code": 0.13027}):
+        corpus = config.load(f"{ROOT}/configs/data/{name}.py")
+        weights = {s.name: s.weight for s in corpus.sources}
+        assert abs(sum(weights.values()) - 1) < 1e-4 and weights.items() >= shares.items()
+        corpus.accept = ",".join(s.name for s in corpus.sources if s.permission == "gated")
+        prepare.check(corpus)
+        assert all(s.licence or s.reader in ("code", "stackexchange") for s in corpus.sources) and all(s.origin and s.custodian for s in corpus.sources)
+    assert len({s.lang.split("-oscar")[0] for s in corpus.sources if s.lang}) == 46
+
+
+def test_whence_names_the_documents_of_a_step(work):
+    train.train(tiny("bloom", "r"))
+    out = run("data.py", "whence", "runs/r", "step=3", "--json")
+    assert out.returncode == 0, out
+    found = [json.loads(line) for line in out.stdout.splitlines()]
+    rows = data.Rows(tiny("bloom", "r"))
+    x, y, which, _ = rows.rows(2)
+    tokenizer = tokenizers.load("data/tiny/tokenizer")
+    for row in range(len(x)):
+        ids = []
+        for d in (d for d in found if d["row"] == row):
+            ids += [*tokenizer.encode(d["text"]), tokenizer.eos][slice(*d["tokens"])]
+        assert ids == [x[row][0], *(t for t in y[row] if t >= 0)], "the documents' tokens are the row's"
+        assert {d["source"] for d in found if d["row"] == row} == {rows.sources[which[row][0]]}
+    out = run("data.py", "whence", "runs/r", "step=1:3")
+    assert out.returncode == 0 and "documents: " in out.stdout and "licences by tokens: no licence named" in out.stdout
+    for step, message in (("step=0", "counted from 1"), ("step=x", "counted from 1")):
+        assert message in run("data.py", "whence", "runs/r", step).stderr
 
 
 def test_samples_are_clean_text_in_many_languages_and_scripts():

@@ -15,11 +15,11 @@ FILES = sorted(glob.glob(f"{ROOT}/*.py") + glob.glob(f"{ROOT}/corpus/*.py") + gl
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.removeprefix(ROOT + "/"))
 def test_every_file_begins_with_how_to_run_or_read_it(path):
     text = open(path, encoding="utf-8").read()
-    doc = re.match(r'"""(.*?)"""', text, re.S)
+    doc = re.match(r'r?"""(.*?)"""', text, re.S)
     assert doc and re.search(r"python|Read ", doc[1])
 
 
-@pytest.mark.parametrize("script", ["train.py", "prepare.py", "tokenizer.py", "sample.py", "plan.py", "tests/kill.py"])
+@pytest.mark.parametrize("script", ["train.py", "prepare.py", "tokenizer.py", "sample.py", "plan.py", "data.py", "tests/kill.py", "tests/bench_corpus.py"])
 def test_every_command_has_help_with_an_example(script):
     out = subprocess.run([sys.executable, f"{ROOT}/{script}", "--help"], capture_output=True, text=True)
     assert out.returncode == 0 and f"python {script}" in out.stdout
