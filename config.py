@@ -97,6 +97,8 @@ class Tokenizer:
     kind: Literal["bpe", "sentencepiece"] = "bpe"
     vocab: int = 4096                   # entries, specials and bytes included
     path: str | None = None             # use this trained tokenizer instead of training one
+    bytes: int = 30_000_000             # of text to train on, at most
+    alpha: float = 1.0                  # a language's share of that text is its share of the corpus to this power, rescaled (BLOOM: 0.3)
 
 
 @dataclass

@@ -29,24 +29,23 @@ from corpus import card, clean, dedup, fetch, jobs, sources, stages, takedown
 from corpus.stages import LANGUAGES, added, documents, place
 
 PART = 32_000_000               # bytes of input files that make a job
-TOKENIZER_BYTES = 30_000_000    # text the tokenizer is trained on: all of a smaller corpus, else documents chosen by hash
 LEAST = 1024                    # tokens below which there is nothing to train on
 
 
-def make_tokenizer(corpus, limits, files):
-    """The corpus's own tokenizer, trained on its training documents, or the one given."""
-    if corpus.tokenizer.path:
-        return tokenizers.load(corpus.tokenizer.path)
-    share = TOKENIZER_BYTES / max(1, sum(os.path.getsize(f) for names in files.values() for f in names))
+def make_tokenizer(corpus, sizes, limits, files, workers):
+    """The corpus's own tokenizer, trained on its training documents, or the one given. sizes: {language: bytes}."""
+    t = corpus.tokenizer
+    if t.path:
+        return tokenizers.load(t.path)
+    share = tokenizers.keep(sizes, t.bytes, t.alpha)
 
     def texts():
         for name in files:
             for d, _ in itertools.chain.from_iterable(map(documents, files[name])):
-                p = place(name, d["id"])
-                if p > limits[name] and p * 1000 % 1 < share:
+                if place(name, d["id"]) > limits[name] and tokenizers.chosen(f"{name}/{d['id']}", share[d.get("lang") or "unknown"]):
                     yield d["text"]
-    print(f"training a {corpus.tokenizer.kind} tokenizer of {corpus.tokenizer.vocab} entries")
-    return tokenizers.train(corpus.tokenizer.kind, texts(), corpus.tokenizer.vocab)
+    print(f"training a {t.kind} tokenizer of {t.vocab} entries")
+    return tokenizers.train(t.kind, texts(), t.vocab, workers or os.cpu_count() if sum(sizes.values()) > jobs.SMALL else 1)
 
 
 def program():
@@ -102,7 +101,8 @@ def build(corpus, out, workers):
     made = jobs.key(made, config.plain(corpus.tokenizer), corpus.val_share, stamp(corpus.tokenizer.path))
     if not jobs.done(f"{work}/tokenizer", made):
         with jobs.Part(f"{work}/tokenizer", made):
-            make_tokenizer(corpus, limits, {name: [f"{b}.jsonl" for b in bases] for name, bases in written.items()}).save(f"{work}/tokenizer")
+            sizes = sum((Counter(report[name]["write"]["bytes_by_language"]) for name in written), Counter())
+            make_tokenizer(corpus, sizes, limits, {name: [f"{b}.jsonl" for b in bases] for name, bases in written.items()}, workers).save(f"{work}/tokenizer")
     tokenizer = tokenizers.load(f"{work}/tokenizer")
     tokens, _ = each("tokenize", stages.tokenize_part, {name: [(b, made) for b in bases] for name, bases in written.items()}, kept(written),
                      limits, f"{work}/tokenizer", tokenizers.fingerprint(tokenizer))

@@ -1,23 +1,32 @@
 """Text to ids and back, without loss: BLOOM's byte-level BPE, trained here, and LLaMA's SentencePiece, behind one interface.
 
     python tokenizer.py train --input book.txt --vocab 1000 --kind sentencepiece --out data/my-tokenizer
+    python tokenizer.py train --input 'crawl/*.jsonl' --vocab 250680 --alpha 0.3 --bytes 2e8 --out data/wide
+    python tokenizer.py report data/wide --input 'crawl/*.jsonl' --monolingual      # fertility by language; --show "a text" prints its pieces
 
 Both kinds have  encode(text) -> ids   encode_batch(texts)   decode(ids)   bytes_of(id)   save(folder)
 and              vocab   bos eos unk pad (ids or None)   prompt (ids a text begins with)   and load(folder) reads either.
 """
 import argparse
 import collections
+import concurrent.futures
+import contextlib
+import functools
 import hashlib
 import heapq
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import re
 
+import numpy as np
 import sentencepiece
 import tiktoken
 
 import config
+from corpus import sources
 
 # BLOOM, section 3.3. Its tokenizer.json holds REGEX: a piece is an optional space and what is neither white space nor one of
 # these signs; what lies between two pieces is a piece too. The nested class in it means, written plainly:
@@ -32,62 +41,113 @@ CHAR = {b: chr(b if b in PRINTABLE else next(spare)) for b in range(256)}
 BYTE = {c: b for b, c in CHAR.items()}
 
 
-def train_bpe(texts, vocab):
+LONGEST = 1000          # bytes of a piece that is counted: a base64 block or a minified file would fill the vocabulary with itself
+MOST = 2_000_000        # different pieces that are kept while counting, the most frequent ones: bounds the memory on any corpus
+
+
+def keep(sizes, budget, alpha):
+    """{language: share of its text to train on}, so that languages of `sizes` bytes have parts of `budget` in proportion to size ** alpha.
+    keep({"en": 900, "yo": 100}, 500, 0.5) -> {"en": 0.4166..., "yo": 1.0}: of 375 and 125 bytes yo has only 100. A small language is not repeated."""
+    whole = sum(n ** alpha for n in sizes.values())
+    budget = min(budget, sum(sizes.values()))
+    return {lang: min(1.0, budget * n ** alpha / whole / n) for lang, n in sizes.items()}
+
+
+def pieces_of(texts):
+    return collections.Counter(piece for text in texts for piece in re.findall(PIECES, text))
+
+
+def batches(texts, size=4_000_000):
+    """Lists of texts, each of about `size` characters."""
+    batch, n = [], 0
+    for text in texts:
+        batch.append(text)
+        n += len(text)
+        if n > size:
+            yield batch
+            batch, n = [], 0
+    yield batch
+
+
+def count_pieces(texts, workers=1):
+    """(Counter of the pieces of `texts`, pieces left out for their length, for their rarity). The counts do not depend on the workers."""
+    count, long, rare, waiting, parts = collections.Counter(), 0, 0, collections.deque(), batches(texts)
+    with contextlib.ExitStack() as stack:
+        submit = lambda part: part
+        if workers > 1:
+            submit = functools.partial(stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))).submit, pieces_of)
+        for part in itertools.chain(parts, [None] * workers):           # at most `workers` batches are on their way: the memory stays bounded
+            if part is not None:
+                waiting.append(submit(part))
+            if waiting and (part is None or len(waiting) > workers):
+                done = waiting.popleft()
+                count.update(done.result() if workers > 1 else pieces_of(done))
+                if len(count) > 2 * MOST:
+                    kept = collections.Counter(dict(count.most_common(MOST)))
+                    count, rare = kept, rare + count.total() - kept.total()
+    for piece in [p for p in count if len(p) > LONGEST // 4 and len(p.encode()) > LONGEST]:
+        long += count.pop(piece)
+    return count, long, rare
+
+
+def train_bpe(count, vocab):
     """The merges of byte-level BPE (Sennrich et al. 2016) as a list of (bytes, bytes): always join the most frequent pair.
 
-    A tie goes to the pair whose parts are older. Pairs seen once are not joined. Pieces never cross the pre-tokeniser's borders.
+    count: {piece: how often}. A tie goes to the pair whose parts are older. Pairs seen once are not joined. Merges never cross a piece's borders.
+
+    All pieces lie in one array of ids, a -1 after each; `after` and `before` link the places that are still in use. A pair is born when the younger
+    of its two ids is: all its places are known then, and from then on it can only lose some. So each pair is in the heap once, with its places and a
+    count that may be too high. When it comes to the top, its places are looked at again: if the count holds, it is the most frequent pair there is;
+    if not, it goes back with the right one.
     """
     entries = [bytes([BYTE[c]]) for c in sorted(BYTE)]
-    number = {e[0]: i for i, e in enumerate(entries)}
-    count = collections.Counter()
-    for text in texts:
-        count.update(re.findall(PIECES, text))
-    words = [[number[b] for b in piece.encode()] for piece in count]
-    times = list(count.values())
-    pairs, where = collections.Counter(), collections.defaultdict(set)      # how often, and in which words
-    for w, ids in enumerate(words):
-        for pair in zip(ids, ids[1:]):
-            pairs[pair] += times[w]
-            where[pair].add(w)
-    heap = [(-n, pair) for pair, n in pairs.items()]
-    heapq.heapify(heap)
-    merges = []
+    number = np.zeros(256, np.int32)
+    number[[e[0] for e in entries]] = np.arange(len(entries))
+    pieces = [piece.encode() for piece in count]
+    sizes = np.fromiter(map(len, pieces), np.int64, len(pieces)) + 1
+    ids = number[np.frombuffer(b"\0".join([*pieces, b""]), np.uint8)]
+    ids[np.cumsum(sizes) - 1] = -1
+    times = np.repeat(np.fromiter(count.values(), np.int64, len(pieces)), sizes)
+    after, before = np.arange(1, len(ids) + 1, dtype=np.int32), np.arange(-1, len(ids) - 1, dtype=np.int32)
+    heap, merges = [], []
+
+    def born(pairs, at):
+        """Put pairs, numbers left * 2^32 + right, with their places into the heap."""
+        order = np.argsort(pairs, kind="stable")            # stable: the places of a pair stay in order
+        pairs, at = pairs[order], at[order]
+        starts = np.flatnonzero(np.r_[True, pairs[1:] != pairs[:-1]])
+        sums, ends = np.add.reduceat(times[at], starts), np.r_[starts[1:], len(at)]
+        often = np.flatnonzero(sums > 1)
+        for n, pair, start, end in zip(sums[often].tolist(), pairs[starts[often]].tolist(), starts[often].tolist(), ends[often].tolist()):
+            heapq.heappush(heap, (-n, pair, at[start:end]))
+    at = np.flatnonzero((ids[:-1] >= 0) & (ids[1:] >= 0)).astype(np.int32)
+    if len(at):
+        born((ids[at].astype(np.int64) << 32) + ids[at + 1], at)
     while len(SPECIALS) + len(entries) < vocab:
-        n, pair = heapq.heappop(heap) if heap else (0, None)
-        if -n < 2:
+        if not heap:
             raise ValueError(f"vocabulary of {vocab}: this text gives {len(SPECIALS) + len(entries)} entries and no more; ask for fewer, or give more text")
-        if pairs[pair] != -n:               # an old count: put the pair back where it belongs now
-            if pairs[pair]:
-                heapq.heappush(heap, (-pairs[pair], pair))
+        n, pair, at = heapq.heappop(heap)
+        a, b = pair >> 32, pair & 0xffffffff
+        at = at[(ids[at] == a) & (ids[after[at]] == b)]
+        now = int(times[at].sum())
+        if now != -n:
+            if now > 1:
+                heapq.heappush(heap, (-now, pair, at))
             continue
-        merges.append((entries[pair[0]], entries[pair[1]]))
-        entries.append(entries[pair[0]] + entries[pair[1]])
-        grown = set()
-        for w in where.pop(pair):
-            for p, change in join(words[w], pair, len(entries) - 1):
-                pairs[p] += change * times[w]
-                if change > 0:
-                    where[p].add(w)
-                    grown.add(p)
-        del pairs[pair]
-        for p in grown:
-            heapq.heappush(heap, (-pairs[p], p))
+        if a == b:                      # in a run of a's every second pair is joined, from the left
+            starts = np.flatnonzero(np.r_[True, at[1:] != after[at[:-1]]])
+            at = at[(np.arange(len(at)) - np.repeat(starts, np.diff(np.r_[starts, len(at)]))) % 2 == 0]
+        new, gone = len(entries), after[at]
+        merges.append((entries[a], entries[b]))
+        entries.append(entries[a] + entries[b])
+        ids[at], ids[gone] = new, -1
+        after[at] = after[gone]
+        before[after[at]] = at
+        left, right = ids[before[at]].astype(np.int64), ids[after[at]].astype(np.int64)
+        for mine, pairs, places in ((left >= 0) & (left != new), (left << 32) + new, before[at]), (right >= 0, (new << 32) + right, at):
+            if mine.any():              # new beside new is counted once, by its left one
+                born(pairs[mine], places[mine])
     return merges
-
-
-def join(ids, pair, new):
-    """Replace each `pair` in the list `ids` by `new`, from the left, and return what that did to the counts of its neighbours.
-    ids = [1, 2, 3]: join(ids, (1, 2), 9) -> [((2, 3), -1), ((9, 3), 1)], and ids is [9, 3]"""
-    changes, i = [], 0
-    while i < len(ids) - 1:
-        if ids[i] == pair[0] and ids[i + 1] == pair[1]:
-            if i > 0:
-                changes += ((ids[i - 1], pair[0]), -1), ((ids[i - 1], new), 1)
-            if i + 2 < len(ids):
-                changes += ((pair[1], ids[i + 2]), -1), ((new, ids[i + 2]), 1)
-            ids[i:i + 2] = [new]
-        i += 1
-    return changes
 
 
 class BPE:
@@ -147,10 +207,20 @@ class BPE:
 
     @classmethod
     def read(cls, path):
+        """A tokenizer.json of ours or of BLOOM; any other kind is refused by what differs."""
         with open(path, encoding="utf-8") as f:
-            model = json.load(f)["model"]
-        tokenizer = cls([tuple(bytes(BYTE[c] for c in part) for part in merge) for merge in model["merges"]])
-        if len(model["vocab"]) != tokenizer.vocab or any(model["vocab"].get(s) != i for i, s in enumerate(SPECIALS)):
+            file = json.load(f)
+        model, before = file["model"], file["pre_tokenizer"] or {}
+        steps = before.get("pretokenizers", [before])
+        if model.get("type") != "BPE" or model.get("byte_fallback") or any(model.get(k) for k in ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")):
+            raise ValueError(f"its model is {model.get('type')}{' with byte fallback' * bool(model.get('byte_fallback'))}, not byte-level BPE")
+        if file.get("normalizer") or [s.get("type") for s in steps] != ["Split", "ByteLevel"] or steps[0]["pattern"].get("Regex") != REGEX or steps[1].get("use_regex") \
+                or steps[1].get("add_prefix_space") or steps[0].get("behavior") != "Isolated" or steps[0].get("invert"):
+            raise ValueError("its text is normalised or cut into pieces otherwise than BLOOM's")
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        tokenizer = cls([tuple(bytes(BYTE[c] for c in part) for part in merge) for merge in merges])
+        if len(model["vocab"]) != tokenizer.vocab or any(model["vocab"].get(s) != i for i, s in enumerate(SPECIALS)) \
+                or any(model["vocab"].get("".join(CHAR[b] for b in e)) != i for e, i in tokenizer.ranks.items()):
             raise ValueError("its ids are not specials, bytes and merges in this order")
         return tokenizer
 
@@ -245,10 +315,16 @@ def utf8(text):
         raise ValueError(f"character {e.start} of the text is the lone surrogate {text[e.start]!r}: it is not Unicode text; repair or drop it") from e
 
 
-def train(kind, texts, vocab):
+def train(kind, texts, vocab, workers=1):
+    """A tokenizer of `vocab` entries from an iterable of texts. Prints what was left out, if anything."""
     if vocab < 300:
         raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least 300")
-    return BPE(train_bpe(texts, vocab)) if kind == "bpe" else SentencePiece(train_sentencepiece(texts, vocab))
+    if kind == "sentencepiece":
+        return SentencePiece(train_sentencepiece(texts, vocab))
+    count, long, rare = count_pieces(texts, workers)
+    if long or rare:
+        print(f"{len(count):,} different pieces; left out: {long:,} longer than {LONGEST} bytes, {rare:,} rare ones beyond {MOST:,} different ones")
+    return BPE(train_bpe(count, vocab))
 
 
 def load(folder):
@@ -268,26 +344,49 @@ def fingerprint(tokenizer):
     return hashlib.sha256(b"\n".join(e.hex().encode() for e in tokenizer.entries)).hexdigest()[:16]
 
 
-def main():
-    from corpus import sources
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sub = ap.add_subparsers(required=True, metavar="train")
-    t = sub.add_parser("train", help="train a tokenizer on text")
-    t.add_argument("--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs: .txt .jsonl or source code, also .gz .bz2 .xz")
-    t.add_argument("--field", default="text", help="field of the .jsonl records that holds the text (default: text)")
-    t.add_argument("--vocab", type=int, default=32_000, help="entries, with specials and bytes (default: 32000)")
-    t.add_argument("--kind", choices=KINDS, default="bpe")
-    t.add_argument("--out", required=True, metavar="DIR")
-    args = ap.parse_args()
+def train_command(args):
     if os.path.exists(args.out) and os.listdir(args.out):
         raise ValueError(f"{args.out} is not empty; choose another --out or delete it")
-    docs = [d["text"] for d in sources.read(config.Source("input", args.input, field=args.field)) if "text" in d]
-    if not any(docs):
+    source = config.Source("input", args.input, field=args.field)
+    sizes = collections.Counter()
+    for d in sources.read(source):
+        sizes[d.get("lang")] += len(d.get("text", "").encode())
+    if not sizes.total():
         raise ValueError(f"there is no text in {' '.join(args.input)}")
-    tokenizer = train(args.kind, docs, args.vocab)
+    share = keep({lang: n for lang, n in sizes.items() if n}, args.bytes, args.alpha)
+
+    def texts():
+        for d in sources.read(source):
+            if d.get("text") and chosen(d["id"], share[d.get("lang")]):
+                yield d["text"]
+    tokenizer = train(args.kind, texts(), args.vocab, args.workers)
     tokenizer.save(args.out)
-    tokens, size = sum(map(len, tokenizer.encode_batch(docs))), sum(len(d.encode()) for d in docs)
-    print(f"{args.out}: {tokenizer.vocab} entries; {size:,} bytes of this text are {tokens:,} tokens, {size / tokens:.2f} bytes per token")
+    used, tokens = map(sum, zip(*((len(t.encode()), len(ids)) for part in batches(texts()) for t, ids in zip(part, tokenizer.encode_batch(part)))))
+    print(f"{args.out}: {tokenizer.vocab} entries; {used:,} of {sizes.total():,} bytes were used, and are {tokens:,} tokens, {used / tokens:.2f} bytes per token")
+
+
+def chosen(name, share):
+    """Whether a document is among the `share` to train on: by its name alone."""
+    return int.from_bytes(hashlib.sha256(str(name).encode()).digest()[8:16], "little") / 2 ** 64 < share
+
+
+def main():
+    from corpus import fertility            # which imports this file
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = ap.add_subparsers(required=True, metavar="train|report")
+    t = sub.add_parser("train", help="train a tokenizer on text")
+    t.add_argument("--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs of any format that prepare.py reads")
+    t.add_argument("--field", default="text", help="field of the records that holds the text (default: text)")
+    t.add_argument("--vocab", type=int, default=32_000, help="entries, with specials and bytes (default: 32000)")
+    t.add_argument("--kind", choices=KINDS, default="bpe")
+    t.add_argument("--bytes", type=float, default=1e8, help="text to use, at most; documents are chosen by a hash of their ids (default: 1e8)")
+    t.add_argument("--alpha", type=float, default=1.0, help="a language's share of it is its share of the text to this power (default: 1; BLOOM: 0.3)")
+    t.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that count (default: one per core; the result is the same)")
+    t.add_argument("--out", required=True, metavar="DIR")
+    t.set_defaults(run=train_command)
+    fertility.add_arguments(sub.add_parser("report", help="how a tokenizer treats each source and language"))
+    args = ap.parse_args()
+    args.run(args)
 
 
 if __name__ == "__main__":

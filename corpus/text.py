@@ -18,14 +18,14 @@ def special(c):
 
 
 @functools.lru_cache(2)
-def words(text, lang=None):
-    """Words in lower case, without special characters at both ends; what is special throughout is no word (ROOTS).
+def words(text, lang=None, lower=True):
+    """Words, in lower case, without special characters at both ends; what is special throughout is no word (ROOTS).
 
     Chinese has no spaces: each Han character counts as a word (ROOTS cut it by a SentencePiece model)."""
     if lang and lang.startswith("zh"):
         text = HAN.sub(r" \1 ", text)
     found = []
-    for w in text.lower().split():
+    for w in (text.lower() if lower else text).split():
         if special(w[0]) or special(w[-1]):
             first, last = 0, len(w)
             while first < last and special(w[first]):

@@ -1,3 +1,4 @@
+import collections
 import glob
 import json
 import random
@@ -92,12 +93,94 @@ def test_merges_and_ids_are_those_of_hugging_face_tokenizers(texts, tmp_path):
         assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text)
 
 
+def train_bpe(texts, vocab):
+    return T.train_bpe(T.count_pieces(texts)[0], vocab)
+
+
 def test_bpe_by_hand():
-    ids = [1, 2, 3]
-    assert T.join(ids, (1, 2), 9) == [((2, 3), -1), ((9, 3), 1)] and ids == [9, 3]
-    assert T.train_bpe(["aaa aaa ab"], 262) == [(b"a", b"a"), (b"aa", b"a")], "'aa' is the commonest pair; ' aaa' begins with a space of its own"
-    tie = T.train_bpe(["xy xy cd cd", "xy cd"], 262)
+    assert train_bpe(["aaa aaa ab"], 262) == [(b"a", b"a"), (b"aa", b"a")], "'aa' is the commonest pair; ' aaa' begins with a space of its own"
+    tie = train_bpe(["xy xy cd cd", "xy cd"], 262)
     assert tie[0] == (b"c", b"d"), "of equally frequent pairs the one with the older parts is joined"
+
+
+def naive_bpe(texts, vocab):
+    """As the paper has it: count all pairs anew for each merge, join from the left."""
+    count = collections.Counter(piece for t in texts for piece in re.findall(T.PIECES, t))
+    entries = [bytes([T.BYTE[c]]) for c in sorted(T.BYTE)]
+    words, merges = [([entries.index(bytes([b])) for b in piece.encode()], n) for piece, n in count.items()], []
+    while len(entries) + len(T.SPECIALS) < vocab:
+        pairs = collections.Counter()
+        for ids, n in words:
+            for pair in zip(ids, ids[1:]):
+                pairs[pair] += n
+        (a, b), n = min(pairs.items(), key=lambda x: (-x[1], x[0]), default=((0, 0), 0))
+        if n < 2:
+            break
+        merges.append((entries[a], entries[b]))
+        entries.append(entries[a] + entries[b])
+        for ids, _ in words:
+            i = 0
+            while i < len(ids) - 1:
+                if (ids[i], ids[i + 1]) == (a, b):
+                    ids[i:i + 2] = [len(entries) - 1]
+                i += 1
+    return merges
+
+
+def test_merges_are_those_of_counting_anew_each_time():
+    """Few letters, long runs: overlapping pairs, runs of one letter, merges of merges, ties."""
+    for seed in range(60):
+        r = random.Random(seed)
+        texts = ["".join(r.choice("aab c") for _ in range(r.randrange(1, 80))) for _ in range(r.randrange(1, 12))] * 2
+        expected = naive_bpe(texts, 260 + r.randrange(1, 30))
+        assert train_bpe(texts, 260 + len(expected)) == expected, seed
+
+
+def test_counting_is_the_same_for_any_workers_and_stays_within_its_bounds(texts, monkeypatch):
+    assert T.count_pieces(texts, 2) == T.count_pieces(texts)
+    count, long, rare = T.count_pieces(["x" * 1001 + " y" * 3, "é" * 501, "é" * 500])
+    assert count == {" y": 3, "é" * 500: 1} and (long, rare) == (2, 0), "a piece of more than 1000 bytes would fill the vocabulary"
+    monkeypatch.setattr(T, "MOST", 10)
+    count, _, rare = T.count_pieces((f"a a a b b w{i}" for i in range(100_000)))
+    assert len(count) <= 20 and count["a"] == 100_000 and count.total() + rare == 600_000
+
+
+def test_languages_get_their_share_of_the_training_text():
+    share = T.keep({"en": 900, "yo": 100}, 500, 0.5)
+    assert share == {"en": pytest.approx(375 / 900), "yo": 1.0}
+    assert T.keep({"a": 300, "b": 100}, 200, 1.0) == {"a": 0.5, "b": 0.5} and T.keep({"a": 10}, 1e9, 0.3) == {"a": 1.0}
+    kept = sum(T.chosen(f"d{i}", 0.3) for i in range(2000))
+    assert 500 < kept < 700 and not T.chosen("d", 0) and T.chosen("d", 1.0)
+    assert {i for i in range(500) if T.chosen(i, 0.2)} < {i for i in range(500) if T.chosen(i, 0.5)}, "more text keeps what was there"
+
+
+def test_blooms_own_file_loads_and_other_kinds_are_refused_by_what_differs(tokenizer, texts, tmp_path):
+    if tokenizer.kind != "bpe":
+        return
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    file = json.loads(path.read_text(encoding="utf-8"))
+    old = json.loads(json.dumps(file))
+    old["model"]["merges"] = [" ".join(m) for m in old["model"]["merges"]]       # as BLOOM's was published
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert T.load(tmp_path).encode_batch(texts) == tokenizer.encode_batch(texts)
+
+    def changed(change, message):
+        other = json.loads(json.dumps(file))
+        change(other)
+        path.write_text(json.dumps(other), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            T.load(tmp_path)
+    changed(lambda f: f.update(normalizer={"type": "NFKC"}), "normalised or cut into pieces otherwise")
+    changed(lambda f: f["pre_tokenizer"]["pretokenizers"][1].update(use_regex=True), "cut into pieces otherwise")
+    changed(lambda f: f.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}), "cut into pieces otherwise")
+    changed(lambda f: f["model"].update(type="Unigram"), "its model is Unigram")
+    changed(lambda f: f["model"].update(byte_fallback=True), "with byte fallback")
+    changed(lambda f: f["model"]["vocab"].update({"a": 5}), "in this order")
+    changed(lambda f: f["model"]["merges"].reverse(), "in this order")
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match="not a tokenizer"):
+        T.load(tmp_path)
 
 
 def test_ids_have_the_papers_layout(texts):

@@ -30,4 +30,4 @@ def config():
                origin="https://info.arxiv.org/help/bulk_data_s3.html: the source files", custodian="arXiv"),
         Source("stackexchange", "raw/llama/stackexchange/*/Posts.xml", reader="stackexchange", lang="en", weight=0.02,
                origin="https://archive.org/details/stackexchange: the 28 largest sites, unpacked", custodian="Stack Exchange"),
-    ], Tokenizer("sentencepiece", 32_000))
+    ], Tokenizer("sentencepiece", 32_000, bytes=2_000_000_000))

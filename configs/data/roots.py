@@ -34,4 +34,4 @@ def config():
                        origin="https://huggingface.co/datasets/oscar-corpus/OSCAR-2109", custodian="the OSCAR project") for lang, shares in BOTH.items()]
     sources += [Source("code", "raw/roots/code", reader="code", weight=.13027, clean="roots_code", licences=PERMISSIVE,
                        origin="the public GitHub dataset of BigQuery, as trees of files with their LICENSE", custodian="the authors, under each file's licence")]
-    return Corpus("roots", sources, Tokenizer("bpe", 250_680))
+    return Corpus("roots", sources, Tokenizer("bpe", 250_680, bytes=2_000_000_000, alpha=0.3))
