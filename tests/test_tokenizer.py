@@ -1,3 +1,4 @@
+import codecs
 import collections
 import glob
 import json
@@ -7,6 +8,8 @@ import re
 import pytest
 import tokenizer as T
 from conftest import ROOT, run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 SCRIPTS = ["Hello, world!  Two", "naïve café — “quotes” …", "Привет, мир", "你好，世界。", "こんにちは", "नमस्ते दुनिया।", "مرحبا، كيف الحال؟", "שלום", "สวัสดี", "안녕하세요",
            "👩‍👩‍👧‍👦 🇫🇷 🦙", "e\u0301 a\u0308", "\u0301", "\x00\x01\x7f\x1c\x1f", "\u200b\ufeff\u202e", "\t\tif x:\r\n    y = 1\n", " ", "  ", "\n", "", "a  b", " a", "\u2581", "\u2581\u2581 a \u2581", " \u2581",
@@ -25,6 +28,15 @@ def tokenizer(request, texts):
     return T.train(request.param, texts, 1500)
 
 
+@pytest.fixture(scope="module")
+def hugging_face(texts, tmp_path_factory):
+    """Ours, and Hugging Face's reading of its file."""
+    import tokenizers as hf
+    ours, folder = T.train("bpe", texts, 1500), tmp_path_factory.mktemp("hf")
+    ours.save(folder)
+    return ours, hf.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
 def random_text(seed):
     r = random.Random(seed)
     pick = [lambda: r.choice(" .\n\u2581,。!a"), lambda: chr(r.randrange(32, 127)), lambda: chr(r.randrange(0x80, 0xD800)), lambda: chr(r.randrange(0xE000, 0x110000))]
@@ -38,6 +50,33 @@ def test_any_text_comes_back_exactly(tokenizer, texts):
     assert tokenizer.decode(tokenizer.encode(everything)) == everything
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80))
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_whatever_a_person_could_type_comes_back(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    decoder = codecs.getincrementaldecoder("utf-8")()            # strict: a stream that is cut anywhere waits for the rest of a character
+    assert "".join(decoder.decode(tokenizer.bytes_of(i)) for i in ids) + decoder.decode(b"", True) == (" " * (tokenizer.kind == "sentencepiece" and ids != []) + text)
+
+
+@given(st.text(st.one_of(st.sampled_from(" .,!?…。，、।۔()|\u00a0\u2028\n\tab"), st.characters(exclude_categories=["Cs"])), max_size=60))
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_pieces_and_ids_of_any_text_are_those_of_hugging_face(hugging_face, text):
+    ours, theirs = hugging_face
+    if any(s in text for s in T.SPECIALS):
+        return
+    pieces = [text[a:b] for _, (a, b) in theirs.pre_tokenizer.pre_tokenize_str(text)]
+    assert re.findall(T.PIECES, text) == pieces
+    assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.slow
+def test_ten_megabytes_of_random_characters_come_back(tokenizer):
+    r = random.Random(0)
+    text = "".join(chr(c) for c in (r.choice((r.randrange(0x80), r.randrange(0x800), r.randrange(0x110000))) for _ in range(4_400_000)) if not 0xD800 <= c < 0xE000)
+    assert len(text.encode()) > 10_000_000 and tokenizer.decode(tokenizer.encode(text)) == text
+
+
 def test_a_run_of_spaces_longer_than_the_regex_engine_bears(texts):
     bpe = T.train("bpe", texts, 400)
     text = "a" + " " * 1_200_000 + "b"
@@ -49,6 +88,14 @@ def test_a_batch_is_encoded_as_its_texts_are_and_unk_never_appears(tokenizer):
     batch = tokenizer.encode_batch(SCRIPTS)
     assert batch == [tokenizer.encode(t) for t in SCRIPTS]
     assert all(tokenizer.unk not in ids and tokenizer.eos not in ids and tokenizer.bos not in ids for ids in batch), "text cannot spell a special token"
+
+
+def test_ids_are_sentencepiece_s_own(tokenizer, texts):
+    if tokenizer.kind == "sentencepiece":
+        import sentencepiece
+        own = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+        for text in [t for t in SCRIPTS + texts if "\u2581" not in t]:
+            assert tokenizer.encode(text) == own.encode(text)
 
 
 def test_half_a_surrogate_pair_is_refused(tokenizer):
