@@ -86,10 +86,12 @@ def build(corpus, out, workers):
     files = {s.name: inputs(s) for s in corpus.sources}
     size = sum(found[2] for parts in files.values() for part in parts for found in part)
     first = jobs.key(program(), sorted(removed), stamp(corpus.rules), [stamp(path) for path in (corpus.models or {}).values()])
-    read, made = each("read", stages.read_part, {s.name: [(part, jobs.key(first, config.plain(s), [stamp(found[0]) for found in part])) for part in files[s.name]]
-                                                 for s in corpus.sources}, size, removed)
+    read, made = each("read", stages.read_part, {
+        s.name: [(part, jobs.key(first, {**config.plain(s), "weight": None, "near": None, "clean": stages.special_rules(s)[:2]}, [stamp(found[0]) for found in part]))
+                 for part in files[s.name]] for s in corpus.sources}, size, removed)
     jobs.run("repeats", stages.repeats, [(f"{work}/repeats", made, corpus, read)], 0, 0)
-    cleaned, made = each("clean", stages.clean_part, {name: [(b, jobs.key(made, corpus.rules, corpus.models)) for b in read[name]] for name in read}, kept(read), corpus)
+    cleaned, made = each("clean", stages.clean_part, {
+        name: [(b, jobs.key(made, by_name[name].clean, by_name[name].near, corpus.rules, corpus.models)) for b in read[name]] for name in read}, kept(read), corpus)
     jobs.run("near", stages.near, [(f"{work}/near", made := jobs.key(made, corpus.alike), corpus, cleaned)], 0, 0)
     written, made = each("write", stages.write_part, {name: [(b, made) for b in cleaned[name]] for name in cleaned}, kept(cleaned))
     report = {name: {stage: added([jobs.facts(b) for b in bases[name]]) for stage, bases in (("read", read), ("clean", cleaned), ("write", written))} for name in by_name}
@@ -131,7 +133,8 @@ def enough(corpus, report):
     """Say what was dropped as broken; stop if nothing is left to train on."""
     broken = [f"source {name}: {n} document{'s' * (n > 1)} dropped as {reason}; the first at {s['read']['first'][reason]}"
               for name, s in report.items() for reason, n in s["read"]["dropped"].items() if reason not in ("empty", "removed", "licence")]
-    print("".join(f"{line}\n" for line in broken), end="")
+    nothing = [f"source {name}: nothing is left of its {s['read']['in']:,} documents" for name, s in report.items() if not s["write"]["kept"]]
+    print("".join(f"{line}\n" for line in broken + nothing), end="")
     size, count = (sum(s["write"][k] for s in report.values()) for k in ("bytes", "kept"))
     if size + count < LEAST or count < 2:
         total = sum((Counter(f["dropped"]) for s in report.values() for f in s.values()), Counter())

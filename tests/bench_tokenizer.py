@@ -133,13 +133,17 @@ def sweep(documents, args):
         return "\n".join(kept)
     print(f"{len(held)} languages; megabytes by language: " + ", ".join(f"{k} {n / 1e6:.1f}" for k, n in sizes.most_common()))
     print("kind           entries  alpha  repeated lines  bytes/token, mean of languages   worst        largest      by bytes  never used")
-    for kind in ("bpe", "sentencepiece"):
+    for kind in args.kinds:
         for vocab in args.vocabs:
             for alpha, once in [(a, False) for a in ((0.3, 0.7, 1.0) if kind == "bpe" else (1.0,))] + [(1.0, True)] * (kind == "bpe"):
                 share = T.keep(sizes, args.megabytes * 1e6, alpha)
                 seen.clear()
                 chosen = ((lines(t) if once else t) for i, (t, lang) in enumerate(rest) if T.chosen(i, share[lang]))
-                tokenizer = T.train(kind, chosen, vocab)
+                try:
+                    tokenizer = T.train(kind, chosen, vocab)
+                except ValueError as e:         # fewer entries than there are characters
+                    print(f"{kind:13} {vocab:8,}  {e}")
+                    continue
                 counts = {lang: (sum(len(t.encode()) for t in texts), tokenizer.encode_batch(texts)) for lang, texts in held.items()}
                 each = {lang: n / max(1, sum(map(len, ids))) for lang, (n, ids) in counts.items()}
                 used = {i for _, ids in counts.values() for one in ids for i in one}
@@ -156,6 +160,7 @@ def main():
     ap.add_argument("--megabytes", type=float, default=25)
     ap.add_argument("--vocab", type=int, default=32_000)
     ap.add_argument("--vocabs", type=int, nargs="+", default=[4096, 16384, 65536], help="of --sweep")
+    ap.add_argument("--kinds", nargs="+", choices=T.KINDS, default=list(T.KINDS), help="of --sweep")
     ap.add_argument("--times", type=int, default=3)
     ap.add_argument("--ours", action="store_true", help="leave Hugging Face out")
     ap.add_argument("--sweep", action="store_true")
