@@ -146,13 +146,16 @@ def load(path, overrides=()):
     try:
         spec.loader.exec_module(module)
         make, sizes = module.config, getattr(module, "SIZES", None)
-    except (SyntaxError, AttributeError) as e:
-        raise ValueError(f"{path} is not a config file: {e}; it needs a function config()") from e
+    except (SyntaxError, AttributeError, ImportError, NameError, TypeError) as e:
+        raise ValueError(f"{path} is not a config file: {type(e).__name__}: {e}; it needs a function config()") from e
     overrides = [o.removeprefix("--").partition("=") for o in overrides]
     sized = {key: value for key, _, value in overrides if key == "size"} if sizes else {}
     if sized and sized["size"] not in sizes:
         raise ValueError(f"unknown size {sized['size']!r} in {path}; it has {', '.join(sizes)}")
-    cfg = make(**sized)
+    try:
+        cfg = make(**sized)
+    except TypeError as e:
+        raise ValueError(f"{path}: {e}") from e
     for key, equals, value in overrides:
         if not equals:
             raise ValueError(f"cannot read {key!r}: settings are written section.field=value")
@@ -172,6 +175,26 @@ def override(cfg, key, text):
         near = difflib.get_close_matches(key, known, 1, 0.5) or [k for k in known if k.split(".")[-1] == name][:1]
         raise ValueError(f"unknown setting {key!r}" + (f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"))
     setattr(at, name, parse(text, hints[name], key))
+
+
+def fits(value, kind):
+    """Whether a value is of an annotated type. fits(None, str | None) -> True; fits("gate", Literal["gated"]) -> False"""
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return any(fits(value, k) for k in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return isinstance(value, (list, tuple)) and all(fits(v, typing.get_args(kind)[0]) for v in value)
+    origin = typing.get_origin(kind) or kind
+    return isinstance(value, (int, float) if origin is float else origin) and (origin is bool or not isinstance(value, bool))
+
+
+def check_types(cfg, name):
+    """Stop a dataclass written in a config file that holds a value of another type than it says."""
+    for field_, kind in typing.get_type_hints(type(cfg)).items():
+        if not fits(value := getattr(cfg, field_), kind):
+            choices = [c for k in [kind, *typing.get_args(kind)] if typing.get_origin(k) is Literal for c in typing.get_args(k)]
+            raise ValueError(f"{name}: {field_}={value!r} must be {'one of ' + ', '.join(choices) if choices else str(kind).replace('NoneType', 'None')}")
 
 
 def keys(cfg, prefix=""):

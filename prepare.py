@@ -16,6 +16,8 @@ manifest.json. The work is done in data/NAME.partial, which is renamed when it i
 At every stage documents in = kept + dropped, by reason; report.json has the numbers.
 """
 import argparse
+import contextlib
+import fcntl
 import glob
 import itertools
 import os
@@ -48,16 +50,17 @@ def make_tokenizer(corpus, sizes, limits, files, workers):
     return tokenizers.train(t.kind, texts(), t.vocab, workers or os.cpu_count() if sum(sizes.values()) > jobs.SMALL else 1)
 
 
-def program():
-    """A hash of the program that cleans: who edits a rule gets new results, not the leftovers of an interrupted command."""
+def program(corpus):
+    """A hash of the program that cleans, and of other rules: who edits a rule gets new results, not the leftovers of an interrupted command."""
     here = os.path.dirname(os.path.abspath(__file__))
-    files = sorted([f"{here}/prepare.py", f"{here}/tokenizer.py", *glob.glob(f"{here}/corpus/**/*.*", recursive=True)])
-    return jobs.key([config.sha256(f) for f in files if f.endswith((".py", ".toml", ".txt"))])
+    files = [f"{here}/prepare.py", f"{here}/tokenizer.py", *glob.glob(f"{here}/corpus/**/*.*", recursive=True), *glob.glob(f"{here}/samples/**/*.txt", recursive=True)]
+    files = sorted(f for f in files if f.endswith((".py", ".toml", ".txt"))) + (sorted(glob.glob(f"{corpus.rules}/**/*.*", recursive=True)) if corpus.rules else [])
+    return jobs.key([config.sha256(f) for f in files])
 
 
 def stamp(path):
     """What tells that a file, or one in a folder, has changed; None without a path."""
-    return path and [(f, os.path.getsize(f), os.stat(f).st_mtime_ns) for f in ([path] if os.path.isfile(path) else sorted(glob.glob(f"{path}/**/*.*", recursive=True)))]
+    return path and [(f, os.path.exists(f) and (os.path.getsize(f), os.stat(f).st_mtime_ns)) for f in ([path] if os.path.isfile(path) else sorted(glob.glob(f"{path}/**/*.*", recursive=True)))]
 
 
 def inputs(source):
@@ -85,7 +88,7 @@ def build(corpus, out, workers):
         return sum(jobs.facts(b)[fact] for b in itertools.chain(*bases.values()))
     files = {s.name: inputs(s) for s in corpus.sources}
     size = sum(found[2] for parts in files.values() for part in parts for found in part)
-    first = jobs.key(program(), sorted(removed), stamp(corpus.rules), [stamp(path) for path in (corpus.models or {}).values()])
+    first = jobs.key(program(corpus), sorted(removed), [stamp(path) for path in (corpus.models or {}).values()])
     read, made = each("read", stages.read_part, {
         s.name: [(part, jobs.key(first, {**config.plain(s), "weight": None, "near": None, "clean": stages.special_rules(s)[:2]}, [stamp(found[0]) for found in part]))
                  for part in files[s.name]] for s in corpus.sources}, size, removed)
@@ -114,7 +117,7 @@ def build(corpus, out, workers):
     tokenizer.save(f"{out}/tokenizer")
     manifest = {"name": corpus.name, "dtype": stages.token_dtype(tokenizer), "vocab": tokenizer.vocab,
                 "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizers.fingerprint(tokenizer)}, "sources": {}, "removed": sorted(removed),
-                "settings": config.plain(corpus), "input_bytes": size}
+                "settings": config.plain(corpus), "input_bytes": size, "program": program(corpus)}
     for name, bases in written.items():
         os.makedirs(f"{out}/corpus/{name}")
         for n, b in enumerate(bases):
@@ -143,33 +146,49 @@ def enough(corpus, report):
 
 
 def remove_list(corpus):
-    """Names SOURCE or SOURCE/ID from the file corpus.remove."""
-    if not corpus.remove:
-        return set()
-    with open(corpus.remove, encoding="utf-8") as f:
-        names = {line.strip() for line in f} - {""}
+    """Names SOURCE or SOURCE/ID: those taken out of data/NAME before, which data/NAME.removed keeps, and those of the file corpus.remove."""
+    names = set()
+    for file in (f"data/{corpus.name}.removed", corpus.remove):
+        if file and (file == corpus.remove or os.path.exists(file)):
+            with open(file, encoding="utf-8-sig") as f:
+                names |= {line.strip() for line in f} - {""}
     for name in names:
-        if name.split("/")[0] not in [s.name for s in corpus.sources]:
-            raise ValueError(f"{corpus.remove}: {name!r} is in none of the sources {', '.join(s.name for s in corpus.sources)}; a line is SOURCE or SOURCE/ID")
+        if name.split("/")[0] not in corpus.everything:
+            raise ValueError(f"{corpus.remove or f'data/{corpus.name}.removed'}: {name!r} is in none of the sources {', '.join(corpus.everything)}; a line is SOURCE or SOURCE/ID")
     return names
 
 
 def check(corpus):
     """Stop what cannot be prepared, or may not be."""
-    names = [s.name for s in corpus.sources]
+    config.check_types(corpus, corpus.name), config.check_types(corpus.tokenizer, "tokenizer")
+    for s in corpus.sources:
+        config.check_types(s, f"source {s.name}")
+    corpus.everything = names = [s.name for s in corpus.sources]
     only = corpus.only.split(",") if corpus.only else names
-    for key, given in ("only", only), ("accept", accepted := [n for n in (corpus.accept or "").split(",") if n]):
-        if unknown := set(given) - set(names):
-            raise ValueError(f"{key}={','.join(given)}: there is no source {', '.join(sorted(unknown))}; the sources are {', '.join(names)}")
+    for key, given in ("only", only), ("accept", accepted := [n for n in (corpus.accept or "").split(",") if n]), ("models", list(corpus.models or ())):
+        known = names if key != "models" else ["language", "perplexity", "quality"]
+        if unknown := set(given) - set(known):
+            raise ValueError(f"{key}={','.join(given)}: there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     corpus.sources = [s for s in corpus.sources if s.name in only]
     for name in [corpus.name, *names]:
-        if not re.fullmatch(r"\w[\w.-]*", name) or names.count(name) > 1:
-            raise ValueError(f"the name {name!r} must be letters, digits, '-', '_' and '.', and each source needs its own")
+        if not re.fullmatch(r"\w[\w.-]*", name) or name == "raw" or name.endswith((".partial", ".removed")):
+            raise ValueError(f"the name {name!r} must be letters, digits, '-', '_' and '.', and not raw, *.partial or *.removed")
+        if names.count(name) > 1:
+            raise ValueError(f"two sources are named {name}: give an input once, and inputs with different names; in a data config each source needs its own")
     if not 0 < corpus.val_share < 1:
         raise ValueError(f"val_share={corpus.val_share}: the share of documents held out is between 0 and 1")
+    if corpus.tokenizer.vocab < 300:
+        raise ValueError(f"vocabulary of {corpus.tokenizer.vocab}: 256 bytes and the specials need at least 300")
+    for what, file in ("rules", corpus.rules), ("remove", corpus.remove), ("tokenizer", corpus.tokenizer.path), *(corpus.models or {}).items():
+        if file and not os.path.exists(file):
+            raise ValueError(f"{what}: there is no {file}")
+    if corpus.rules:
+        clean.table(corpus.rules)
     dedup.bands(corpus.alike)
     for s in corpus.sources:
         stages.special_rules(s)
+        if not s.path and not s.url:
+            raise ValueError(f"source {s.name} has neither path nor url")
         if s.permission == "gated" and s.name not in accepted:
             raise ValueError(f"source {s.name} is gated by {s.custodian or 'its custodian'} ({s.origin or s.licence or 'see its licence'}): "
                              f"read its terms, then give accept={','.join([*accepted, s.name])}")
@@ -181,46 +200,73 @@ def gather(corpus):
         urls, sums = ([v] if isinstance(v, str) else v or [] for v in (s.url, s.sha256))
         if sums and len(sums) != len(urls):
             raise ValueError(f"source {s.name}: {len(urls)} url and {len(sums)} sha256; give one for each")
-        fetched = [fetch.fetch(u, f"data/raw/{s.name}", h) for u, h in itertools.zip_longest(urls, sums)]
+        fetched = [fetch.fetch(u, f"data/raw/{s.name}/{jobs.key(u)[:8]}", h) for u, h in itertools.zip_longest(urls, sums)]     # two addresses may end in the same name
         s.path = s.path or fetched
         try:
             sources.found(s)
         except ValueError as e:
             raise ValueError(f"source {s.name}: {e}" + (f"; it comes from {s.origin}" if s.origin else "")) from e
+        if other := sources.passed_over(s):
+            print(f"source {s.name}: {other.total():,} files of other kinds are not read: {', '.join(f'{k} {n:,}' for k, n in other.most_common(8))}")
+
+
+@contextlib.contextmanager
+def alone(name):
+    """Wait until no other command works on data/NAME. The lock goes with its process, however that ends."""
+    os.makedirs("data", exist_ok=True)
+    with open(f"data/.{name}.lock", "w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another command that prepares data/{name}", flush=True)
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 
 def prepare(corpus, workers=None):
     """Build data/NAME unless it is there; returns its manifest."""
     check(corpus)
+    with alone(corpus.name):
+        return prepare_alone(corpus, workers)
+
+
+def prepare_alone(corpus, workers):
     settings, names = config.plain(corpus), remove_list(corpus)
     out, partial = f"data/{corpus.name}", f"data/{corpus.name}.partial"
     takedown.commit(out)
     if os.path.exists(f"{out}/manifest.json"):
         manifest = config.read_json(f"{out}/manifest.json")
         changed = [key for key, _, _ in config.differences(manifest["settings"], settings) if key not in ("remove", "accept")]
+        if names - set(manifest["removed"]):            # this needs no input files: they may be gone
+            manifest = takedown.remove(out, manifest, names - set(manifest["removed"]), workers)
+            report(manifest)
+            return manifest
         gather(corpus)
         if changed or manifest["input_bytes"] != sum(sources.size(s) for s in corpus.sources):
             raise ValueError(f"{out} was prepared from {'other settings: ' + ', '.join(changed) if changed else 'files that have changed since'}; "
                              "use another name, or delete it to prepare it again")
-        if names - set(manifest["removed"]):
-            manifest = takedown.remove(out, manifest, names - set(manifest["removed"]), workers)
-            report(manifest)
-        print(f"{out} is complete")
+        print(f"{out} is complete" + (", prepared by another version of program or rules: delete it to prepare it again" if manifest["program"] != program(corpus) else ""))
         return manifest
+    if os.path.exists(out):
+        raise ValueError(f"{out} is there and is no prepared data: it has no manifest.json; move it away, or use another name")
     gather(corpus)
     try:
         os.makedirs(partial, exist_ok=True)
+        shutil.rmtree(f"{partial}.work", ignore_errors=True)
         manifest = build(corpus, partial, workers)
-        shutil.rmtree(f"{partial}/work")
+        os.rename(f"{partial}/work", f"{partial}.work")         # away at once: a half deleted one would be taken for work that is done
         os.rename(partial, out)
+        shutil.rmtree(f"{partial}.work", ignore_errors=True)
     except OSError as e:
-        raise ValueError(f"cannot write {out}: {e.strerror or e}; the parts that are done stay in {partial}, and the same command goes on from there") from e
+        raise ValueError(f"cannot write {out}: {e.strerror or e}{f' ({e.filename})' * bool(e.filename)}; the parts that are done stay in {partial}, and the same command goes on from there") from e
     report(manifest)
     print(f"wrote {out}; read {out}/DATA_CARD.md")
     return manifest
 
 
 def report(manifest):
+    if not manifest["sources"]:
+        return print(f"nothing is left in data/{manifest['name']}")
     width = max(8, *map(len, manifest["sources"]))
     print(f"{'source':{width}}  documents    dropped          bytes   train tokens  val tokens  bytes per token")
     for name, s in manifest["sources"].items():
@@ -262,10 +308,13 @@ def main():
         ap.error("give a data config, or --input PATH... --name NAME")
     if args.workers is not None and args.workers < 1:
         ap.error(f"--workers {args.workers}: it must be 1 or more")
+    own = [f"--{n}" for n in ("name", "field", "kind", "vocab", "tokenizer", "lang", "licence", "clean", "near") if getattr(args, n) != ap.get_default(n)]
+    if args.config and own:
+        ap.error(f"{own[0]} belongs to --input; with a data config write field=value, e.g. name=mine tokenizer.vocab=8000")
     if args.input:
         if not args.name or more:
             ap.error(f"unknown argument {more[0]}" if more else "--input needs --name")
-        corpus = config.Corpus(args.name, [config.Source(n, p, field=args.field, lang=args.lang, licence=args.licence, clean=args.clean, near=args.near) for n, p in named(args.input)],
+        corpus = config.Corpus(args.name, [config.Source(n, p, field=args.field, lang=args.lang, licence=args.licence, clean=args.clean, near=args.near, split=10 ** 9 if args.near == "overlap" else 2048) for n, p in named(args.input)],
                                config.Tokenizer(args.kind, args.vocab, args.tokenizer))
     else:
         corpus = config.load(args.config, args.settings + more)

@@ -26,9 +26,15 @@ RULES_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rules")
 def table(folder):
     with open(f"{folder}/thresholds.toml", "rb") as f:
         try:
-            return tomllib.load(f)
+            t = tomllib.load(f)
         except tomllib.TOMLDecodeError as e:
             raise ValueError(f"{folder}/thresholds.toml: {e}") from e
+    own = t if folder == RULES_FOLDER else table(RULES_FOLDER)
+    wrong = [f"it needs {k}" for k in own if k not in t] + [f"it needs {k}.{n}" for k in own if isinstance(own[k], dict) and k != "languages" for n in own[k] if n not in t.get(k, own[k])] \
+        + [f"the row {lang} has {len(r)} numbers for {len(t['columns'])} columns" for lang, r in t.get("languages", {}).items() if len(r) != len(t.get("columns", r))]
+    if wrong:
+        raise ValueError(f"{folder}/thresholds.toml: {wrong[0]}")
+    return t
 
 
 @functools.cache
@@ -47,8 +53,8 @@ class Row:
         folder = folder or RULES_FOLDER
         t = table(folder)
         self.lang, self.models = lang, models or {}
-        short = (lang or "").lower().split("-")[0]
-        self.__dict__.update(zip(t["columns"], t["languages"].get(short, t["languages"]["default"]), strict=True))
+        self.short = short = (lang or "").lower().replace("_", "-").split("-")[0]
+        self.__dict__.update(zip(t["columns"], t["languages"].get(short, t["languages"]["default"])))
         self.__dict__.update({section: values for section, values in t.items() if section not in ("columns", "languages")})
         self.closed_words, self.flagged_words = word_list(folder, "words", short), word_list(folder, "flagged", short)
         self.joined = {"zh": "", "vi": " "}.get(short)      # how two neighbouring words are joined to be looked up as one
@@ -71,7 +77,7 @@ def bad_words(text, row):
 
     def keep(w):
         return not (row.remove and any(part in w for part in row.general["bad_parts"])) and \
-            not (0 < row.longest < len(w) and row.longest < len("".join(words(w)) or w))
+            not (0 < row.longest < len(w) and row.longest < len("".join(words(w))))
     return "\n".join(" ".join(w for w in line.split(" ") if keep(w)) for line in text.split("\n"))
 
 
@@ -120,13 +126,16 @@ def flagged(text, row):
     return text if row.flagged_words is None or share_of(words(text, row.lang), row.flagged_words, row.joined) <= row.flagged else None
 
 
-def language(text, row):
-    """Drop what the identifier takes for another language, or is not sure of. Languages it does not know pass."""
-    expected = (row.lang or "").split("-")[0]
-    if expected not in models.languages(row.models.get("language")):
+def in_language(text, row, least):
+    if row.short not in models.languages(row.models.get("language")):
         return text
     found, score = models.language(text, row.models.get("language"))
-    return text if found == expected and score >= row.language else None
+    return text if found == row.short and score >= least else None
+
+
+def language(text, row):
+    """Drop what the identifier takes for another language, or is not sure of. Languages it does not know pass."""
+    return in_language(text, row, row.language)
 
 
 def perplexity(text, row):
@@ -155,12 +164,16 @@ def bytes_1024(text, row):
 
 # ROOTS: personal information becomes PI:KIND. The bounds on lengths keep each pattern linear in the text.
 
-SIGNS = r"""\s@?!;,:)('"<\u3400-\u9fff"""       # Chinese puts no space before an address
-EMAIL = re.compile(rf"(?<![^{SIGNS}])[^{SIGNS}]{{1,64}}@(?:[\w-]{{1,63}}\.){{1,8}}[^\W\d_]\w{{1,24}}(?!\w)")
-USER = re.compile(r"""(?<![^\W\u3400-\u9fff])@[^\s()@,?!;:'"]{3,64}""")
-IP = re.compile(r"(?<![\w.:])(?:[0-9A-Fa-f]{0,4}:){2,8}[0-9A-Fa-f.:]{0,19}(?![\w:])|(?<![\w.:])\d{1,3}(?:\.\d{1,3}){3}(?![\w:]|\.\d)")
-KEY = re.compile(r"(?<![\w/+=:-])(?=[A-Za-z/+=:_-]{0,200}\d)[\d/+=:_-]*+(?:[A-Za-z]++[\d/+=:_-]++){4,}+[A-Za-z]*+(?!\w)"
-                 r"|(?<!\w)(?:\d{9,}+|(?:\d{3,}+|(?=[A-Z]{0,99}\d)[A-Z\d]{3,}+)(?:[ -](?:\d{3,}+|(?=[A-Z]{0,99}\d)[A-Z\d]{3,}+)){2,}+)(?!\w)")
+# Chinese, Japanese and Thai put no space around an address: their letters end one, as a space does.
+UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"
+W = rf"[^\W{UNSPACED}]"         # a letter, digit or _ of the other scripts
+SIGNS = rf"""\s@?!;,:)('"<{UNSPACED}"""
+EMAIL = re.compile(rf"(?<![^{SIGNS}])[^{SIGNS}]{{1,64}}@(?:[^\W{UNSPACED}][\w-]{{0,62}}\.){{1,8}}[^\W\d_{UNSPACED}]{W}{{1,24}}(?!{W})")
+USER = re.compile(rf"""(?<!{W})@[^\s()@,?!;:'"]{{3,64}}""")
+IP = re.compile(rf"(?<!{W})(?<![.:])(?:[0-9A-Fa-f]{{0,4}}:){{2,8}}[0-9A-Fa-f.:]{{0,19}}(?!:|{W})|(?<!{W})(?<![.:])\d{{1,3}}(?:\.\d{{1,3}}){{3}}(?!{W}|:|\.\d)")
+GROUP = r"(?:\d{3,}+|(?=[A-Z]{0,99}\d)[A-Z\d]{3,}+)"
+KEY = re.compile(rf"(?<!{W})(?<![/+=:-])(?=[A-Za-z/+=:_-]{{0,200}}\d)[\d/+=:_-]*+(?:[A-Za-z]++[\d/+=:_-]++){{4,}}+[A-Za-z]*+(?!{W})"
+                 rf"|(?<!{W})(?:\d{{9,}}+|{GROUP}(?:[ -]{GROUP}){{2,}}+)(?!{W})")
 PHONE = re.compile(r"(?<![\w+])\+?\(?\d[\d ().-]{5,18}\d(?!\w)")
 ID = re.compile(r"(?<!\w)[A-Z]{1,3}[ -]?\d{6,12}[A-Z]?(?!\w)")
 
@@ -199,6 +212,10 @@ def pii_id(text, row):
 
 # LLaMA, section 2.1: CCNet, C4, code
 
+def ccnet_language(text, row):
+    return in_language(text, row, row.ccnet["language"])
+
+
 def characters_300(text, row):
     return text if len(text) >= 300 else None
 
@@ -216,7 +233,7 @@ def c4_lines(text, row):
         found, low = line.split(), line.lower()
         return (line.rstrip().endswith(tuple(row.c4["line_ends"])) and not line.rstrip().endswith("...") and len(found) >= row.c4["line_words"]
                 and max(map(len, found)) <= row.c4["longest_word"] and not any(p in low for p in row.c4["line_phrases"]))
-    return re.sub(r"\[\d{1,4}\]|\[edit\]|\[citation needed\]", "", lines_where(text, keep))
+    return lines_where(re.sub(r"\[\d{1,4}\]|\[edit\]|\[citation needed\]", "", text), keep)
 
 
 def c4_document(text, row):
@@ -228,7 +245,7 @@ def gopher(text, row):
     g, found, lines = row.gopher, text.split(), [line.strip() for line in text.split("\n") if line.strip()]
     ok = (g["min_words"] <= len(found) <= g["max_words"]
           and g["min_length"] <= sum(map(len, found)) / len(found) <= g["max_length"]
-          and (text.count("#") + text.count("...") + text.count("…")) / len(found) <= g["symbols"]
+          and max(text.count("#"), text.count("...") + text.count("…")) / len(found) <= g["symbols"]
           and sum(line.startswith(("-", "*", "•")) for line in lines) / len(lines) <= g["bullets"]
           and sum(line.endswith(("...", "…")) for line in lines) / len(lines) <= g["ellipses"]
           and sum(any(map(str.isalpha, w)) for w in found) / len(found) >= g["letters"]
@@ -236,7 +253,7 @@ def gopher(text, row):
     return text if ok else None
 
 
-HEADER = re.compile(r"\A(#![^\n]*\n)?\s*(/\*.*?\*/[ \t]*\n?|<!--.*?-->[ \t]*\n?|(?:[ \t]*(?://|#|--|;)[^\n]*\n)+)", re.S)
+HEADER = re.compile(r"\A(#![^\n]*\n)?\s*(/\*.*?\*/[ \t]*\n?|<!--.*?-->[ \t]*\n?|(?:[ \t]*(?://|#(?![ \t]*(?:include|define|undef|if|ifdef|ifndef|pragma|import|error)\b)|--|;)[^\n]*\n)+)", re.S)
 
 
 def code_header(text, row):
@@ -269,14 +286,14 @@ def code_roots(text, row):
 RULES = {f.__name__: f for f in (
     uniform_whitespace, bad_words, word_count, character_repetition, word_repetition, special_characters, closed_class, flagged, language, perplexity,
     lines_with_code, small_words, bytes_300, bytes_1024, pii_email, pii_user, pii_ip, pii_key, pii_phone, pii_id,
-    characters_300, reference, c4_lines, c4_document, gopher, code_header, code_llama, code_roots)}
-RECIPES = {
+    characters_300, ccnet_language, reference, c4_lines, c4_document, gopher, code_header, code_llama, code_roots)}
+RECIPES = {         # in the papers' orders, but that ROOTS masked personal information after near duplicates, not before
     "pii": ["pii_email", "pii_user", "pii_ip", "pii_key"],
     "oscar": ["uniform_whitespace", "bad_words", "word_count", "character_repetition", "word_repetition", "special_characters", "closed_class", "flagged",
               "language", "perplexity", "pii"],
     "catalogue": ["same_letters", "template_lines", "bytes_300"],
     "pseudo_crawl": ["same_url", "same_letters", "newspaper_lines", "lines_with_code", "bytes_1024"],
-    "ccnet": ["ccnet_lines", "characters_300", "language", "perplexity"],
+    "ccnet": ["ccnet_lines", "characters_300", "ccnet_language", "perplexity"],        # CCNet sorts by perplexity in three; LLaMA does not say which it kept. Here ROOTS' cut-off
     "c4": ["c4_lines", "c4_document"],
     "roots_code": ["same_signs", "code_roots"],
     "llama_code": ["code_header", "code_llama"],
@@ -284,10 +301,10 @@ RECIPES = {
 # What the rules above cannot see, since it takes the whole source: corpus/dedup.py. Keys of a document that none before it may have ...
 KEYS = {
     "same_letters": lambda d: "".join(c for c in d["text"] if not special(c)),                  # ROOTS' dedup_document
-    "same_url": lambda d: re.sub(r"^\w+://|\?.*", "", d.get("url") or d["id"]),                 # host and path
+    "same_url": lambda d: re.sub(r"^\w+://|[?#].*", "", d["url"]) if d.get("url") else d["id"],        # host and path
     "same_signs": lambda d: "".join(d["text"].split()),                                         # code: all but spaces
 }
-# ... and lines that repeat in a source: (characters a line must have, times it occurs, whether the first one stays, normalised as CCNet does)
+# ... and lines that repeat in a source, which for newspapers is a site: (characters a line must have, times it occurs, whether the first one stays, normalised as CCNet does)
 LINES = {"template_lines": (15, 10, False, False), "newspaper_lines": (0, 2, False, False), "ccnet_lines": (0, 2, True, True)}
 
 

@@ -3,22 +3,25 @@
     python -m corpus.dedup 0.7            # the S-curve: how likely two documents are found, by how alike they are
 
 All of them read numbers that the stages of prepare.py left on disk, never texts; n documents, m lines:
-repeated() needs 2 bytes x m, and MEMORY for its sorting; near() 40 bytes x n; overlapping() 40 bytes x n x s / SAMPLED for n books of s letters. A signature is 2 x HASHES bytes per document on disk. The first copy, in the order of sources and files, is the one that stays.
+repeated() needs 2 bytes x m, and MEMORY for its sorting; near() 40 bytes x n; overlapping() 40 bytes x n x s / SAMPLED for n books of
+s letters. A signature is 2 x HASHES bytes per document on disk. The first copy, in the order of sources and files, is the one that stays.
 """
+import argparse
 import hashlib
 import itertools
 import math
-import sys
 import unicodedata
 
 import numpy as np
 
+import config
 from corpus.text import codes, mixed, ngrams, specials
 
 HASHES = 128            # minima in a signature
 SHINGLE = 8             # letters; spaces, digits and punctuation do not count. ROOTS took 6 characters, or 6 words in English
 SAMPLED = 64            # one in so many shingles of a book is looked at
 INSIDE = 0.9            # share of a book found in a longer one (LLaMA, section 2.1)
+FEWEST = 16             # sampled shingles, of about a thousand letters: of fewer nothing can be said
 CROWD = 50              # books that share a shingle, above which each is compared with two of them and not with all
 ROUNDS = 16             # firsts of a bucket that the rest is compared with: more matter only in crowds of half-alike texts
 MEMORY = 400_000_000    # bytes for the hashes of one pass
@@ -72,7 +75,7 @@ def repeated(arrays, least=2, first_stays=True, alive=None):
 def shingles(text):
     """(n,) uint64 hashes of the runs of SHINGLE letters; a shorter text is one shingle."""
     ids = codes(text.lower())
-    ids = ids[~specials(ids)]
+    ids = ids[~specials(ids)] if not specials(ids).all() else ids          # a list of numbers is all signs: then they count
     return ngrams(ids, SHINGLE) if len(ids) >= SHINGLE else ngrams(ids, max(1, len(ids)))
 
 
@@ -166,12 +169,14 @@ def overlapping(books):
     drop = np.zeros(len(books), bool)
     for (a, b), n in common.items():
         small, large = (a, b) if len(books[a]) < len(books[b]) else (b, a)
-        drop[small] |= n > INSIDE * len(books[small])
+        drop[small] |= n > INSIDE * len(books[small]) and len(books[small]) >= FEWEST
     return drop
 
 
 def main():
-    alike = float(sys.argv[1]) if len(sys.argv) > 1 else 0.8
+    ap = argparse.ArgumentParser(prog="python -m corpus.dedup", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("alike", type=float, nargs="?", default=0.7, help="share of common shingles from which documents are near duplicates (default: 0.7)")
+    alike = ap.parse_args().alike
     b, r = bands(alike)
     print(f"{b} bands of {r}; kept apart unless {alike:.0%} of the shingles are common\nsimilarity  same band    found")
     for j in (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0):
@@ -179,4 +184,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    config.command(main)

@@ -5,6 +5,7 @@ comes last. The marker also holds a key, the hash of everything the job depends 
 Read Part, then run(). What a job writes does not depend on who does it, so neither the number of workers nor a leftover worker of a killed command changes a byte.
 """
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -21,7 +22,7 @@ counter = [0, 0]        # bytes and documents done in the present stage; shared 
 
 
 def tick(size, documents=0):
-    with counter.get_lock() if hasattr(counter, "get_lock") else threading.Lock():
+    with counter.get_lock() if hasattr(counter, "get_lock") else contextlib.nullcontext():
         counter[0] += size
         counter[1] += documents
 
@@ -34,8 +35,10 @@ def key(*facts):
 class Part:
     """The files BASE.NAME of one job: with Part(base, key) as p: p.open("jsonl") ...; p.facts = {...}."""
     def __init__(self, base, key):
-        self.base, self.key, self.files, self.facts = base, key, {}, {}
+        self.base, self.key, self.files, self.facts, self.beside = base, key, {}, {}, []       # beside: files of other names that it writes
         os.makedirs(os.path.dirname(base), exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(f"{base}.json")           # an old marker must not stand beside new files
 
     def open(self, name):
         if name not in self.files:
@@ -60,7 +63,7 @@ class Part:
             else:
                 os.remove(f.name)
         if kind is None:
-            config.write_json(f"{self.base}.json", {"key": self.key, "files": sorted(self.files), "facts": self.facts})
+            config.write_json(f"{self.base}.json", {"key": self.key, "files": [f"{self.base}.{name}" for name in sorted(self.files)] + self.beside, "facts": self.facts})
 
 
 def facts(base):
@@ -73,14 +76,18 @@ def done(base, key):
         marker = config.read_json(f"{base}.json")
     except (FileNotFoundError, ValueError):         # a full disk can leave half of one
         return False
-    return marker["key"] == key and all(os.path.exists(f"{base}.{name}") for name in marker["files"])
+    return marker["key"] == key and all(map(os.path.exists, marker["files"]))
+
+
+def path(base, name):
+    """The file BASE.name that the last job wrote there, or None: one of an earlier job may still lie about."""
+    return f"{base}.{name}" if f"{base}.{name}" in config.read_json(f"{base}.json")["files"] else None
 
 
 def begin(shared, parent):
-    """In a worker: count where the others count, leave Ctrl-C to the parent, and end when it has died."""
+    """In a worker: count where the others count, and end when the parent has died."""
     global counter
     counter = shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         while os.getppid() == parent:
@@ -114,8 +121,11 @@ def run(what, function, jobs, total, workers=None):
     context = multiprocessing.get_context("spawn")
     counter, shown = context.Array("q", 2), start
     pool = concurrent.futures.ProcessPoolExecutor(min(workers or os.cpu_count(), len(jobs)), context, begin, (counter, os.getpid()))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if threading.current_thread() is threading.main_thread() else None      # the workers inherit it: Ctrl-C is the parent's
     try:
         waiting = {pool.submit(function, *job) for job in jobs}
+        if handler:
+            signal.signal(signal.SIGINT, handler)
         while waiting:
             finished, waiting = concurrent.futures.wait(waiting, 1, concurrent.futures.FIRST_COMPLETED)
             for future in finished:

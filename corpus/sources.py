@@ -7,6 +7,7 @@ a document is yielded too, as {"id", "source", "dropped": reason, "place"}: bad 
 Files are read once, as streams; nothing of an archive is unpacked to disk.
 """
 import bz2
+import collections
 import functools
 import glob
 import gzip
@@ -46,19 +47,35 @@ def suffixes(path):
     return name, os.path.splitext(name)[1].lower(), ending
 
 
+def readable(name, wanted):
+    """Whether a file of a folder is one of the reader's. A bare .json is more often settings than text."""
+    form = FORMAT.get(suffixes(name)[1])
+    return form and wanted in ("auto", form) and not name.startswith(".") and not name.endswith(".json")
+
+
+def passed_over(source):
+    """Counter of the endings of the files in source.path's folders that found() leaves out."""
+    others = collections.Counter()
+    for path in [source.path] if isinstance(source.path, str) else source.path:
+        for _, inner, names in os.walk(path):
+            inner[:] = [d for d in inner if d not in SKIPPED and not d.startswith(".")]
+            others.update(os.path.splitext(n)[1] or n for n in names if not readable(n, ALIKE.get(source.reader, source.reader)) and not n.startswith("."))
+    return others
+
+
 def found(source):
     """[(file, its name inside the source, bytes)] of source.path, sorted by name: files, folders (searched for known endings), globs of these."""
     files, wanted = {}, ALIKE.get(source.reader, source.reader)
     for path in [source.path] if isinstance(source.path, str) else source.path:
         here = []
         for p in [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True)):
-            if os.path.isfile(p):
+            if os.path.isfile(p):               # no pipes, no links to nowhere
                 here.append((p, os.path.basename(p)))
             for folder, inner, names in os.walk(p):
                 inner[:] = sorted(d for d in inner if d not in SKIPPED and not d.startswith("."))
                 names = [n for n in sorted(names) if n[0] != "." and not n.endswith(".json")]          # a bare .json is more often settings than text
                 here += [(file := os.path.join(folder, n), os.path.relpath(file, p)) for n in names
-                         if (form := FORMAT.get(suffixes(n)[1])) and wanted in ("auto", form)]
+                         if readable(n, wanted) and os.path.isfile(os.path.join(folder, n))]
         if not here:
             kind = "text, source code or other file of a known format" if wanted == "auto" else f"file for the reader {source.reader}"
             what = f"no {kind} in" if os.path.isdir(path) else "there is no file, folder or match for"
@@ -68,7 +85,7 @@ def found(source):
     if len(set(names)) < len(names):            # folders with equal names: tell them apart by their paths
         common = os.path.commonpath([os.path.dirname(p) for p in files])
         files = {p: (file, os.path.relpath(p, common)) for p, (file, _) in files.items()}
-    return sorted(((file, name.replace(os.sep, "/"), os.path.getsize(file)) for file, name in files.values()), key=lambda f: f[1])
+    return sorted(((file, os.fsencode(name).decode(errors="backslashreplace").replace(os.sep, "/"), os.path.getsize(file)) for file, name in files.values()), key=lambda f: f[1])
 
 
 def lines(f, longest):
@@ -122,7 +139,7 @@ def from_record(record, key, place, source):
     if not isinstance(record, dict) or not isinstance(record.get(source.field), str):
         has = ", ".join(k for k, v in record.items() if isinstance(v, str)) if isinstance(record, dict) else ""
         return dropped(key, "no_text", f"{place} (it has: {has or 'no text fields'})")
-    document = {k: v if isinstance(v, (int, float)) else str(v) for k, v in record.items() if k in KEPT and v not in (None, "") and not isinstance(v, (dict, list))}
+    document = {k: v if k == "score" and isinstance(v, (int, float)) else str(v) for k, v in record.items() if k in KEPT and v not in (None, "") and not isinstance(v, (dict, list))}
     for other, ours in ("license", "licence"), ("timestamp", "date"):       # timestamp: C4
         if other in document:
             document.setdefault(ours, document.pop(other))
@@ -266,7 +283,12 @@ def read(source, files=None, progress=None):
         raise ValueError(f"source {source.name}: unknown reader {source.reader!r}; use auto or one of {', '.join(READERS)}")
     known = {k: v for k, v in {"lang": source.lang, "licence": source.licence}.items() if v}
     for file, name, *_ in found(source) if files is None else files:
-        with open(file, "rb") as raw:
+        try:
+            raw = open(file, "rb")
+        except OSError as e:                    # gone since it was listed, or not ours to read
+            yield dropped(name, "unreadable", f"{name} ({e.strerror})") | {"source": source.name}
+            continue
+        with raw:
             done, end = 0, os.path.getsize(file)
             for document in read_file(raw, file, name, source):
                 if "\r\n" in document.get("text", ""):

@@ -20,6 +20,7 @@ from corpus import clean, dedup, jobs, models, sources
 
 SHOWN = 1000            # dropped documents written out per reason, and the first characters of each; the counts are exact
 BATCH = 1_000_000       # characters tokenized at once
+REMOVED = 255
 LANGUAGES = ("bytes_by_language", "documents_by_language", "licences")
 
 
@@ -38,10 +39,10 @@ def documents(path):
 
 
 def drop(part, document, reason):
-    """Count it; write the first of them out."""
+    """Count it; write the first of them out, a copy or what is to be removed without its text."""
     part.facts["dropped"][reason] += 1
     if part.facts["dropped"][reason] <= SHOWN:
-        text = {} if reason == "removed" or "text" not in document else {"text": document["text"][:SHOWN]}
+        text = {} if reason in ("removed", "duplicate", *clean.KEYS) or "text" not in document else {"text": document["text"][:SHOWN]}
         part.write("dropped", {k: v for k, v in document.items() if k != "text"} | text | {"dropped": reason})
 
 
@@ -71,6 +72,8 @@ def read_part(base, key, source, files, removed):
                                                        "licence" if source.licences is not None and document.get("licence") not in source.licences else None)
             if reason:
                 part.facts["first"].setdefault(reason, document.get("place", name))
+                if reason == "removed":
+                    part.open("removed").write(np.array([dedup.key(document["text"])], "<u8").tobytes())
                 drop(part, document, reason)
                 continue
             text = document["text"]
@@ -86,28 +89,34 @@ def read_part(base, key, source, files, removed):
 
 
 def load(base, name, dtype):
-    path = f"{base}.{name}"
-    return np.memmap(path, dtype, "r") if os.path.exists(path) and os.path.getsize(path) else np.empty(0, dtype)
+    """An array that a job wrote, or that repeats() or near() put beside; empty if there is none."""
+    path = f"{base}.{name}" if name in ("drop", "cut", "near") else jobs.path(base, name)
+    return np.memmap(path, dtype, "r") if path and os.path.getsize(path) else np.empty(0, dtype)
 
 
 def repeats(base, key, corpus, parts):
-    """BASE-SOURCE-NUMBER.drop, a byte per document (0, or 1 + the key it shares with an earlier one), and .cut, a bit per line, for each part."""
-    with jobs.Part(base, key):
+    """Beside each part .drop, a byte per document (0; 1 + the key it shares with an earlier one; REMOVED for a copy of one that is removed), and .cut, a bit per line."""
+    with jobs.Part(base, key) as part:
         rules = {s.name: special_rules(s) for s in corpus.sources}
         keys = {name: [load(b, "keys", "<u8").reshape(-1, 1 + len(rules[name][0])) for b in bases] for name, bases in parts.items()}
         exact = iter(dedup.repeated([k[:, 0] for name in parts for k in keys[name]]))
+        gone = np.concatenate([load(b, "removed", "<u8") for bases in parts.values() for b in bases] or [np.empty(0, "<u8")])
         for name, bases in parts.items():
             dropped = [next(exact).astype(np.uint8) for _ in bases]
+            for d, k in zip(dropped, keys[name]):
+                d[np.isin(k[:, 0], gone)] = REMOVED
             for column in range(1, 1 + len(rules[name][0])):
                 for d, again in zip(dropped, dedup.repeated([k[:, column] for k in keys[name]], alive=[d == 0 for d in dropped])):
                     d[again] = 1 + column
             for b, d in zip(bases, dropped):
                 d.tofile(f"{b}.drop")
+                part.beside.append(f"{b}.drop")
             if rules[name][1]:
                 _, least, first_stays, _ = clean.LINES[rules[name][1]]
                 alive = [np.repeat(d == 0, load(b, "counts", "<i8")) for b, d in zip(bases, dropped)]
                 for b, cut in zip(bases, dedup.repeated([load(b, "lines", "<u8") for b in bases], least, first_stays, alive)):
                     np.packbits(cut).tofile(f"{b}.cut")
+                    part.beside.append(f"{b}.cut")
 
 
 def clean_part(base, key, source, read, corpus):
@@ -115,14 +124,15 @@ def clean_part(base, key, source, read, corpus):
     keys, line_rule, rules = special_rules(source)
     with jobs.Part(base, key) as part:
         part.facts = {"in": 0, "kept": 0, "bytes": 0, "dropped": Counter(), "changed": Counter(), "examples": {}}
-        part.open("jsonl")
+        part.open("jsonl"), part.open("exact")
         dropped, counts, line = load(read, "drop", np.uint8), load(read, "counts", "<i8"), 0
+        assert len(dropped) == jobs.facts(read)["kept"]
         cut = np.unpackbits(load(read, "cut", np.uint8)).astype(bool) if line_rule else None
         for number, (document, _) in enumerate(documents(f"{read}.jsonl")):
             text = document["text"]
             jobs.tick(len(text.encode()), 1)
             part.facts["in"] += 1
-            changed, reason = {}, ["duplicate", *keys][dropped[number] - 1] if dropped[number] else None
+            changed, reason = {}, None if not dropped[number] else "removed" if dropped[number] == REMOVED else ["duplicate", *keys][dropped[number] - 1]
             if line_rule:
                 gone = cut[line:line + counts[number]]
                 line += counts[number]
@@ -130,7 +140,7 @@ def clean_part(base, key, source, read, corpus):
                     text = "\n".join(s for s, g in zip(text.split("\n"), gone) if not g)
                     changed, reason = {line_rule: (document["text"], text)}, None if text.strip() else line_rule
             if not reason:
-                if "language" in rules and not document.get("lang"):
+                if {"language", "ccnet_language"} & {*rules} and not document.get("lang"):
                     document["lang"] = models.language(text, (corpus.models or {}).get("language"))[0]
                 text, reason, more = clean.run(text, rules, row(document.get("lang"), corpus))
                 changed |= more
@@ -141,11 +151,12 @@ def clean_part(base, key, source, read, corpus):
                 part.facts["changed"][rule] += 1
                 if rule not in part.facts["examples"]:
                     at = max(0, next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after))) - 20)
-                    part.facts["examples"][rule] = {"id": document["id"], "before": before[at:at + 80], "after": after[at:at + 80]}
+                    part.facts["examples"][rule] = {"id": document["id"], "before": None if rule.startswith("pii_") else before[at:at + 80], "after": after[at:at + 80]}
             document["text"] = text
             part.write("jsonl", document)
             part.facts["kept"] += 1
             part.facts["bytes"] += len(text.encode())
+            part.open("exact").write(np.array([dedup.key(text)], "<u8").tobytes())       # rules can make copies of what was different
             if source.near == "minhash":
                 part.open("signatures").write(dedup.signature(dedup.shingles(text)).tobytes())
             elif source.near:
@@ -164,7 +175,7 @@ def row(lang, corpus):
 
 
 def near(base, key, corpus, parts):
-    """BASE-SOURCE-NUMBER.near for each part: a byte per document, 1 for a near duplicate."""
+    """Beside each part .near, a byte per document: 1 for a near duplicate, 2 for a copy of an earlier one after cleaning."""
     answers = {b: np.zeros(jobs.facts(b)["kept"], np.uint8) for bases in parts.values() for b in bases}
     with jobs.Part(base, key) as part:
         alike = [b for s in corpus.sources if s.near == "minhash" for b in parts[s.name] if len(answers[b])]
@@ -179,8 +190,9 @@ def near(base, key, corpus, parts):
                 sizes = [load(b, "sizes", "<i8") for b in parts[s.name]]
                 books = [book for b, z in zip(parts[s.name], sizes) for book in np.split(load(b, "shingles", "<u8"), np.cumsum(z))[:-1]]
                 answers.update(zip(parts[s.name], np.split(dedup.overlapping(books), np.cumsum([len(z) for z in sizes])[:-1])))
-        for b, answer in answers.items():
-            answer.astype(np.uint8).tofile(f"{b}.near")
+        for b, again in zip(answers, dedup.repeated([load(b, "exact", "<u8") for b in answers])):
+            (answers[b].astype(np.uint8) * ~again + 2 * again).astype(np.uint8).tofile(f"{b}.near")
+            part.beside.append(f"{b}.near")
 
 
 def write_part(base, key, source, cleaned):
@@ -188,11 +200,11 @@ def write_part(base, key, source, cleaned):
     with jobs.Part(base, key) as part:
         part.facts = {"in": 0, "kept": 0, "bytes": 0, "dropped": Counter(), **{k: Counter() for k in LANGUAGES}, "lowest": 1.0}
         part.open("jsonl")
-        for (document, _), again in zip(documents(f"{cleaned}.jsonl"), load(cleaned, "near", np.uint8)):
+        for (document, _), again in zip(documents(f"{cleaned}.jsonl"), load(cleaned, "near", np.uint8), strict=True):
             jobs.tick(len(document["text"].encode()), 1)
             part.facts["in"] += 1
             if again:
-                drop(part, document, "near_duplicate")
+                drop(part, document, ["near_duplicate", "duplicate"][again - 1])
                 continue
             keep(part, document, source.name)
 
@@ -272,7 +284,7 @@ def write_dropped(out, bases):
     os.makedirs(f"{out}/dropped")
     shown = Counter()
     for b in bases:
-        for document, _ in documents(f"{b}.dropped") if os.path.exists(f"{b}.dropped") else ():
+        for document, _ in documents(jobs.path(b, "dropped")) if jobs.path(b, "dropped") else ():
             shown[document["dropped"]] += 1
             if shown[document["dropped"]] <= SHOWN:
                 with open(f"{out}/dropped/{document['dropped']}.jsonl", "a", encoding="utf-8") as f:

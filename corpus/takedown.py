@@ -3,7 +3,7 @@
     python prepare.py configs/data/sample.py --remove ids.txt       # a line is SOURCE or SOURCE/ID
 
 Only the sources concerned are written and tokenized again. The names are kept in manifest.json, so that a later build leaves them out too.
-A model that was trained before has still read them: data.py whence tells which steps did.
+A model that was trained before has still read them: ask data.py whence which steps did before you remove, afterwards it refuses.
 """
 import glob
 import json
@@ -42,7 +42,8 @@ def remove(out, manifest, names, workers=None):
         for b, file in zip(bases, files):
             without(b, "", name, file, names)
         left = added([jobs.facts(b) for b in bases])
-        report[name]["removed"] = {k: left[k] for k in ("in", "kept", "dropped")}
+        before = report[name].get("removed", {"in": left["in"], "dropped": {}})
+        report[name]["removed"] = {"in": before["in"], "kept": left["kept"], "dropped": dict(Counter(before["dropped"]) + Counter(left["dropped"]))}
         if not left["kept"]:
             del manifest["sources"][name]
             continue
@@ -51,7 +52,6 @@ def remove(out, manifest, names, workers=None):
         jobs.run("tokenize", tokenize_part, todo, left["bytes"], workers)
         s.update(join_tokens(f"{new}/tokens/{name}", [job[0] for job in todo]), **{k: left[k] for k in LANGUAGES})
         s["dropped"]["removed"] = s["dropped"].get("removed", 0) + left["dropped"].get("removed", 0)
-        report[name]["removed"] = {k: left[k] for k in ("in", "kept", "dropped")}
         os.makedirs(f"{new}/corpus/{name}")
         for n, b in enumerate(bases):
             os.replace(f"{b}.jsonl", f"{new}/corpus/{name}/{n:05}.jsonl")
@@ -61,7 +61,13 @@ def remove(out, manifest, names, workers=None):
             f.writelines(json.dumps(d, ensure_ascii=False) + "\n" for d, _ in documents(file) if not {d["source"], f"{d['source']}/{d['id']}"} & names)
     for name, stages in report.items():
         stages["clean"]["examples"] = {r: e for r, e in stages["clean"]["examples"].items() if not {name, f"{name}/{e['id']}"} & names}
+        stages["read"]["first"] = {r: place for r, place in stages["read"]["first"].items() if not {name, place} & names}
+    gone = sum(stages.get("removed", {"dropped": {}})["dropped"].get("removed", 0) for stages in report.values())
+    print(f"{gone:,} documents are removed by {len({*manifest['removed'], *names}):,} names of documents and sources, this time and before")
     manifest["removed"] = sorted({*manifest["removed"], *names})
+    with open(f"{out}.removed.new", "w", encoding="utf-8") as f:       # beside the folder: a later build reads it
+        f.writelines(f"{name}\n" for name in manifest["removed"])
+    os.replace(f"{out}.removed.new", f"{out}.removed")
     config.write_json(f"{new}/report.json", report)
     card.write(new, manifest, report)
     config.write_json(f"{new}/manifest.json", manifest)

@@ -3,7 +3,7 @@
     python data.py whence runs/bloom-toy step=120            # or step=100:120, the end excluded
     python data.py whence runs/bloom-toy step=120 --json     # every document in full, a line each
 
-The rows of a step are a function of data, seed and step (data.py), so nothing was written down during training.
+Ask before you remove a document: afterwards the data is another, and the question is refused. The rows of a step are a function of data, seed and step (data.py), so nothing was written down during training.
 """
 import argparse
 import collections
@@ -49,6 +49,9 @@ def main():
     steps = range(int(first), int(end or int(first) + 1)) if (first + end).isdecimal() else ()
     if not steps or steps[0] < 1:
         raise ValueError(f"{args.step}: give step=NUMBER, counted from 1 as in the log, or step=FIRST:END with the end excluded")
+    last = max([0, *(json.loads(line)["step"] for line in open(f"{args.run}/log.jsonl", encoding="utf-8") if line.endswith("\n"))])
+    if steps[-1] > last:
+        raise ValueError(f"{args.step}: {args.run} has read {last:,} steps so far")
     licences, seen = collections.Counter(), collections.defaultdict(collections.Counter)
     for step in steps:
         for row, name, epoch, at, stop, d in documents(rows, step):

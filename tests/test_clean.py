@@ -117,7 +117,7 @@ def test_language_and_perplexity_at_their_limits(lang, monkeypatch):
     for answer, kept in (((row.perplexity, None), True), ((row.perplexity + 0.1, None), False), ((30.0, 30.0), True), ((30.1, 30.0), False), ((float("nan"), None), True)):
         monkeypatch.setattr(models, "perplexity", lambda text, lang, path: answer)
         assert verdict("perplexity", "text", row) == kept
-    row.lang = "tlh"
+    row.short = "tlh"
     assert verdict("language", "text", row), "a language that the identifier does not know passes"
 
 
@@ -127,6 +127,7 @@ def test_words_with_addresses_and_endless_words_are_taken_out(lang):
     kept = "".join(itertools.islice(itertools.cycle(LETTERS[lang]), row.longest or 30))
     text = f"{a} http://x.org/{b} {kept}. {kept}q\n{b} see//there {a}"
     got = clean.bad_words(text, row)
+    assert clean.bad_words(f"{a} {'-' * 60} {b}", row) == f"{a} {'-' * 60} {b}", "a run of signs has no letters"
     assert got == (text if lang == "zh" else f"{a} {kept}.\n{b} {a}")
 
 
@@ -157,6 +158,9 @@ MASKED = [
     ("pii_email", "write to ana.maria+x@mail.example.org, please", "write to PI:EMAIL, please"),
     ("pii_email", "地址ana@example.com。", "地址PI:EMAIL。"),
     ("pii_email", "me@home is no address, nor a@b.1c", "me@home is no address, nor a@b.1c"),
+    ("pii_email", "请联系zhang@example.com我们会在收到邮件之后的三个工作日之内回复您", "请联系PI:EMAIL我们会在收到邮件之后的三个工作日之内回复您"),
+    ("pii_ip", "服务器192.168.1.1的", "服务器PI:IP_ADDRESS的"),
+    ("pii_key", "密码sk1ab2cd3ef4gh5ij6的", "密码PI:KEY的"),
     ("pii_user", "thanks @some_body! @ab 5@home लिखें @रामलाल", "thanks PI:USER! @ab 5@home लिखें PI:USER"),
     ("pii_user", "见@某某某 吧", "见PI:USER 吧"),
     ("pii_ip", "from 192.168.0.17 to 300.1.1.1", "from PI:IP_ADDRESS to 300.1.1.1"),
@@ -184,6 +188,7 @@ def test_masking_takes_time_in_proportion_to_the_text(text):
 def test_c4_keeps_sentences():
     row = clean.Row("en")
     inside = "It has three words.\nShe said \"two more words.\"\n"
+    assert clean.c4_lines("The cat sat on a mat.[1]\nno end [2]", row) == "The cat sat on a mat.", "citation marks go before the line's end is looked at"
     outside = f"Two words.\nno sign at the end\nan ellipsis is no...\nWe use cookies on our site.\nPlease turn on Javascript now.\nsee our Privacy Policy there.\nAn {'x' * 1001} is long."
     assert clean.c4_lines(inside + outside + f"\nAn {'x' * 1000} is not long[12].", row) == inside + f"An {'x' * 1000} is not long."
     assert verdict("c4_document", "One. Two! Three? Four. \"Five.\"", row) and not verdict("c4_document", "One. Two! Three? Four.", row)
@@ -200,12 +205,13 @@ def gopher_text(n=100, word="word", common=("the", "of"), extra=(), lines=1):
     (gopher_text(100000), gopher_text(100001)),
     (gopher_text(word="to", common=("the", "that"), extra=("x" * 99,)), gopher_text(word="to", common=("the", "that"), extra=("x" * 98,))),      # mean 3 exactly, then less
     (gopher_text(word="x" * 10, common=("of", "be"), extra=("x" * 26,)), gopher_text(word="x" * 10, common=("of", "be"), extra=("x" * 27,))),      # mean 10 exactly, then more
-    (gopher_text(extra=["a#"] * 10), gopher_text(extra=["a#"] * 11)),
+    (gopher_text(extra=["b..."] * 10 + ["a#"] * 10), gopher_text(extra=["a#"] * 11)),          # either alone
+    (gopher_text(extra=["b…"] * 10 + ["c"]), gopher_text(extra=["b…"] * 5 + ["b..."] * 6 + ["c"])),
     (gopher_text(lines=10).replace("\n", "\n- ").replace("\n- ", "\n", 1), "- " + gopher_text(lines=10).replace("\n", "\n- ")),
     (re.sub("\n", "...\n", gopher_text(lines=10), count=3), re.sub("\n", "...\n", gopher_text(lines=10), count=4)),
     (gopher_text(extra=["1234"] * 20), gopher_text(extra=["1234"] * 21)),
     (gopher_text(common=("the", "with")), gopher_text(common=("the", "the"))),
-], ids=["min_words", "max_words", "min_length", "max_length", "symbols", "bullets", "ellipses", "letters", "common"])
+], ids=["min_words", "max_words", "min_length", "max_length", "hashes", "ellipsis_signs", "bullets", "ellipses", "letters", "common"])
 def test_gopher_at_each_limit(inside, outside):
     row = clean.Row("en")
     assert verdict("gopher", inside, row) and not verdict("gopher", outside, row)
@@ -215,6 +221,7 @@ def test_code_headers_go_and_other_comments_stay():
     row = clean.Row("python")
     assert clean.code_header("#!/bin/sh\n# Copyright 2020 X\n# All rights.\n\necho\n", row) == "#!/bin/sh\n\necho\n"
     assert clean.code_header("/* License: MIT\n   more */\nint x;\n", row) == "int x;\n"
+    assert clean.code_header("#include <license.h>\n#define COPYRIGHT 1\nint x;\n", row) == "#include <license.h>\n#define COPYRIGHT 1\nint x;\n"
     assert clean.code_header("# What this file does\nx = 1\n", row) == "# What this file does\nx = 1\n"
 
 
@@ -256,13 +263,52 @@ def test_the_first_rule_that_fails_names_the_reason():
         "small_words", {"uniform_whitespace": ("mail a@b.org\tnow", "mail a@b.org now"), "pii_email": ("mail a@b.org now", "mail PI:EMAIL now")})
 
 
+# ROOTS' parameters as published: min and max words; character and word repetition; special, closed-class, flagged; language; perplexity; remove; longest word
+ROOTS = """
+default 10 100000 10 .2   5 .3  .4  .1    .1   .70 10000 0 0
+ar      20 100000 10 .2   5 .34 .3  .07   .03  .81 2300  1 25
+bn      33 100000 10 .13  5 .21 .45 .002  .001 .95 2000  1 20
+ca      15 100000 10 .2   5 .4  .25 .25   .1   .80 2500  1 20
+en      20 100000 10 .106 5 .19 .4  .3    .01  .80 1500  1 25
+es      16 100000 10 .14  5 .25 .34 .4    .01  .80 1300  1 25
+eu      8  100000 10 .2   5 .4  .31 .05   .1   .70 3000  1 28
+fr      13 100000 10 .14  5 .13 .34 .27   .008 .80 1770  1 45
+hi      38 100000 10 .18  5 .47 .45 .01   .005 .90 1517  1 25
+id      15 100000 10 .15  5 .2  .34 .15   .01  .70 5000  1 30
+pt      19 100000 10 .25  5 .98 .35 .2    .007 .60 3038  1 19
+ur      25 100000 10 .19  7 .5  .25 .01   .025 .90 1495  1 20
+vi      30 100000 10 .15  5 .2  .34 .08   .005 .90 1600  1 25
+zh      1  1000000 3 .2   5 .96 .3  .1691 .001 .85 2095  0 0
+"""
+
+
+def test_the_table_is_the_published_one():
+    rows = [line.split() for line in ROOTS.strip().split("\n")]
+    assert clean.table(clean.RULES_FOLDER)["languages"].keys() == {lang for lang, *_ in rows}
+    for lang, *numbers in rows:
+        r = clean.Row(lang)
+        assert [r.min_words, r.max_words, r.char_n, r.char_max, r.word_n, r.word_max, r.special, r.closed, r.flagged, r.language, r.perplexity, r.remove, r.longest] == list(map(float, numbers)), lang
+
+
 def test_the_table_is_for_people_to_edit(tmp_path):
     shutil.copytree(clean.RULES_FOLDER, tmp_path / "rules")
     path = tmp_path / "rules/thresholds.toml"
     path.write_text(path.read_text(encoding="utf-8").replace("bn      = [true,   20, ", "bn      = [true,   21, "), encoding="utf-8")
     assert clean.Row("bn", str(tmp_path / "rules")).longest == 21 and clean.Row("bn").longest == 20
     assert clean.Row("xx").min_words == clean.Row(None).min_words == 10 and clean.Row("zh-Hant").char_n == 3
-    path.write_text("[languages\n", encoding="utf-8")
-    clean.table.cache_clear()
-    with pytest.raises(ValueError, match="thresholds.toml"):
-        clean.Row("bn", str(tmp_path / "rules"))
+    assert clean.Row("zh_CN").char_n == 3 and clean.Row("EN-us").min_words == 20
+    good = path.read_text(encoding="utf-8")
+    for broken, message in (("[languages\n", "thresholds.toml: "), (good.replace("[c4]", "[c5]"), "it needs c4"), (good.replace("sentences = 5", ""), "it needs c4.sentences"),
+                            (good.replace("0.001, 0.95,   2000]", "0.001, 0.95]"), "the row bn has 12 numbers for 13 columns")):
+        path.write_text(broken, encoding="utf-8")
+        clean.table.cache_clear()
+        with pytest.raises(ValueError, match=message):
+            clean.Row("bn", str(tmp_path / "rules"))
+
+
+@pytest.mark.parametrize("lang", ["en", "hi"])
+def test_ccnet_is_content_with_less_certainty(lang, monkeypatch):
+    monkeypatch.setattr(models, "languages", lambda path: {lang})
+    for score, kept in ((0.5, True), (0.499, False)):
+        monkeypatch.setattr(models, "language", lambda text, path: (lang, score))
+        assert verdict("ccnet_language", "text", clean.Row(lang)) == kept

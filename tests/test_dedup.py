@@ -78,7 +78,7 @@ def test_the_first_of_a_chain_stays():
     chain = [" ".join(w[i * 16:i * 16 + 120]) for i in range(5)]       # neighbours share 76%, the ends far less
     found = dedup.near(np.stack([dedup.signature(dedup.shingles(t)) for t in chain]), 0.6)
     assert found.tolist() == [False, True, True, True, True] and jaccard(chain[0], chain[4]) < 0.4
-    assert dedup.near(np.stack([dedup.signature(dedup.shingles(t)) for t in ("", "!?", a, a, "x")]), 0.8).tolist() == [False, True, False, True, False]
+    assert dedup.near(np.stack([dedup.signature(dedup.shingles(t)) for t in ("", "1, 2, 3", "7, 8, 9", a, a, "x")]), 0.8).tolist() == [False, False, False, False, True, False]
     assert not dedup.near(np.zeros((0, dedup.HASHES), np.uint16), 0.8).any()
 
 
@@ -104,6 +104,11 @@ def test_books_inside_books_go_and_the_longer_one_stays():
     assert found[[0, 2, 3]].tolist() == [True, False, False] and found[[1, 4]].sum() == 1, "of two alike one stays; no one book holds 90% of the mixture"
     assert dedup.overlapping([dedup.sampled(dedup.shingles(b)) for b in (other, mixed)]).tolist() == [False, False], "40% is not 90%"
     assert dedup.overlapping([dedup.sampled(dedup.shingles(book))] * (dedup.CROWD + 5)).sum() == dedup.CROWD + 4
+    assert dedup.overlapping([dedup.sampled(dedup.shingles(book))] * 2).tolist() == [False, True], "of equal ones the first stays"
+    tenth = np.arange(1, 101, dtype=np.uint64)
+    assert dedup.overlapping([tenth, np.r_[tenth[:90], np.arange(500, 700, dtype=np.uint64)]]).tolist() == [False, False], "90% is not more than 90%"
+    assert dedup.overlapping([tenth, np.r_[tenth[:91], np.arange(500, 700, dtype=np.uint64)]]).tolist() == [True, False]
+    assert dedup.overlapping([tenth[:15], tenth]).tolist() == [False, False] and dedup.overlapping([tenth[:16], tenth]).tolist() == [True, False], "too few say nothing"
     assert dedup.overlapping([]).tolist() == [] and dedup.overlapping([dedup.sampled(dedup.shingles("short"))] * 2).tolist() == [False, False]
 
 

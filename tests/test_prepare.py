@@ -1,8 +1,10 @@
 import collections
+import copy
 import glob
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -15,7 +17,7 @@ import pytest
 import tokenizer as tokenizers
 import train
 from conftest import ROOT, run, tiny
-from corpus import stages, stories, takedown
+from corpus import clean, sources, stages, stories, takedown
 
 
 def texts(n, words="the cat sat on the mat and looked at the dog near the old house"):
@@ -95,6 +97,11 @@ def test_inputs_are_named_by_what_tells_them_apart():
     assert [n for n, _ in prepare.named(["t/fr/data.txt", "t/sw/data.txt"])] == ["fr-data", "sw-data"] and [n for n, _ in prepare.named(["x/book.txt.gz"])] == ["book"]
 
 
+def there():
+    """What is in data/, but for locks."""
+    return sorted(n for n in os.listdir("data") if not n.startswith(".")) if os.path.exists("data") else []
+
+
 def failure(*args):
     out = run("prepare.py", *args)
     assert out.returncode == 1 and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1, out
@@ -140,7 +147,7 @@ def test_output_that_cannot_be_written_is_one_clear_line():
     write("small.txt", "\n\n".join(texts(60)))
     write("data", "a file where the folder should be")
     out = run("prepare.py", "--input", "small.txt", "--name", "x", "--vocab", 300)
-    assert out.returncode == 1 and "cannot write data/x" in out.stderr and out.stderr.count("\n") == 1, out
+    assert out.returncode == 1 and "data" in out.stderr and out.stderr.count("\n") == 1, out
 
 
 def test_after_a_full_disk_the_same_command_goes_on(monkeypatch):
@@ -152,9 +159,9 @@ def test_after_a_full_disk_the_same_command_goes_on(monkeypatch):
         m.setattr(stages, "tokenize_part", full)
         with pytest.raises(ValueError, match="No space left on device; the parts that are done stay in data/x.partial"):
             make("x", "small.txt")
-    assert os.listdir("data") == ["x.partial"]
+    assert there() == ["x.partial"]
     monkeypatch.setattr(stages, "read_part", full)          # what was read before is not read again
-    assert make("x", "small.txt")["sources"] and os.listdir("data") == ["x"]
+    assert make("x", "small.txt")["sources"] and there() == ["x"]
 
 
 CHAIN = ["ccnet_lines", "pii", "bytes_300"]
@@ -237,7 +244,7 @@ def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes():
     at, killed = 4, 0
     while go(at) == -9:                 # each start gets a little further than the one before
         at, killed = at + 9, killed + 1
-    assert killed >= 5 and tree("alone") == tree("data/all") and os.listdir("data") == ["all"]
+    assert killed >= 5 and tree("alone") == tree("data/all") and there() == ["all"]
 
 
 def test_a_gated_source_needs_its_terms_accepted():
@@ -246,7 +253,7 @@ def test_a_gated_source_needs_its_terms_accepted():
     with pytest.raises(ValueError, match=r"source web is gated by the tests \(made here\): read its terms, then give accept=web"):
         prepare.prepare(corpus)
     corpus.accept = "webb"
-    with pytest.raises(ValueError, match="accept=webb: there is no source webb"):
+    with pytest.raises(ValueError, match="accept=webb: there is no webb; there are web, code"):
         prepare.prepare(corpus)
     corpus.accept, corpus.only = None, "code"
     assert list(prepare.prepare(corpus)["sources"]) == ["code"], "what is not read needs no acceptance"
@@ -259,7 +266,9 @@ def test_removal_rewrites_one_source_and_leaves_no_copy():
     one, two = [json.loads(line) for line in before["corpus/web/00000.jsonl"].splitlines()][7:9]
     write("ids.txt", f"web/{one['id']}\nweb/{two['id']}\nweb/0-short\n")
     corpus.remove = "ids.txt"
+    os.rename("web", "elsewhere")           # a removal needs no input
     manifest = prepare.prepare(corpus)
+    os.rename("elsewhere", "web")
     after = tree("data/all")
     changed = {f for f in before if before[f] != after.get(f)}
     assert changed and not any(f.startswith(("corpus/code", "tokens/code", "tokenizer/")) for f in changed) and set(before) == set(after)
@@ -274,7 +283,7 @@ def test_removal_rewrites_one_source_and_leaves_no_copy():
 
     os.rename("data/all", "patched")    # built anew with the same list, the same documents are left out
     again = prepare.prepare(corpus)
-    assert again["removed"] == manifest["removed"] and again["sources"]["web"]["dropped"]["removed"] == 3
+    assert again["removed"] == manifest["removed"] and again["sources"]["web"]["dropped"]["removed"] == 7, "three, and four more with the text of 0-short"
     write("ids.txt", "web\n")
     assert list(prepare.prepare(corpus)["sources"]) == ["code"] and os.listdir("data/all/tokens") == ["code"]
     assert b"Menu" not in b"".join(tree("data/all").values())
@@ -312,6 +321,147 @@ def test_a_change_of_rules_is_not_answered_with_old_parts(monkeypatch):
             prepare.prepare(corpus)
     corpus.sources[0].clean = ["pii"]
     assert "bytes_300" not in prepare.prepare(corpus)["sources"]["web"]["dropped"]
+
+
+def test_what_rules_make_equal_is_dropped_as_a_copy():
+    write("a.jsonl", "".join(json.dumps({"text": f"{t} write to me{k}@example.org now", "id": f"{i}{k}"}) + "\n" for i, t in enumerate(texts(60)) for k in "ab"))
+    manifest = make("x", "a.jsonl", clean=["pii"])
+    assert manifest["sources"]["a"]["dropped"] == {"duplicate": 60}
+    card = open("data/x/DATA_CARD.md", encoding="utf-8").read()
+    assert "PI:EMAIL" in card and "@example" not in card + open("data/x/report.json", encoding="utf-8").read(), "what was masked is not shown as an example"
+
+
+LINES = "\n".join
+KEYED = [("same_letters", {"text": "One, two: 3 three.\nfour"}, {"text": "onetwothreefour"}, False), ("same_letters", {"text": "One two 3"}, {"text": "ONE... t w o 4"}, False),
+         ("same_letters", {"text": "One two 3"}, {"text": "One... t w o 4"}, True), ("same_url", {"url": "http://a.b/c?x=1"}, {"url": "https://a.b/c#top"}, True),
+         ("same_url", {"url": "http://a.b/c"}, {"url": "http://a.b/d"}, False), ("same_url", {"id": "why?.txt#1"}, {"id": "why?.txt#2"}, False),
+         ("same_signs", {"text": "x = 1\n\ny"}, {"text": "x=1 y"}, True), ("same_signs", {"text": "x = 1"}, {"text": "x = 2"}, False)]
+
+
+@pytest.mark.parametrize("rule, a, b, same", KEYED)
+def test_keys_of_documents(rule, a, b, same):
+    a, b = ({"id": str(i), "text": "text"} | d for i, d in enumerate((a, b)))
+    assert (clean.KEYS[rule](a) == clean.KEYS[rule](b)) == same
+
+
+@pytest.mark.parametrize("rule, line, times, left", [("template_lines", "x" * 15, 10, 0), ("template_lines", "x" * 15, 9, 9), ("template_lines", "x" * 14, 10, 10),
+                                                     ("newspaper_lines", "x", 2, 0), ("newspaper_lines", "x", 1, 1), ("ccnet_lines", "Page 1, ", 2, 1), ("ccnet_lines", "x", 5, 1)])
+def test_lines_that_repeat(rule, line, times, left):
+    """`line` in `times` documents, of which it stays in `left`; a copy of a whole document does not count."""
+    docs = [f"{t}\n{line if i < times else i}" for i, t in enumerate(texts(60))]
+    write("a.jsonl", "".join(json.dumps({"text": t.replace("Page 1", f"pAGE {i % 10}."), "id": str(i)}) + "\n" for i, t in enumerate(docs + docs[:1])))
+    make("x", "a.jsonl", clean=[rule])
+    kept = [json.loads(x)["text"].split("\n") for x in open("data/x/corpus/a/00000.jsonl", encoding="utf-8")]
+    assert sum(len(t) > 1 and not t[1].isdigit() for t in kept) == left and (len(kept) == 60 or rule == "ccnet_lines")
+
+
+def test_the_tokenizer_does_not_learn_from_what_is_held_out(monkeypatch):
+    write("a.jsonl", "".join(json.dumps({"text": t, "id": str(i)}) + "\n" for i, t in enumerate(texts(150))))
+    seen = []
+    with monkeypatch.context() as m:
+        m.setattr(tokenizers, "train", lambda kind, found, vocab, workers, old=tokenizers.train: old(kind, seen.extend(found) or list(seen), vocab, workers))
+        manifest = make("x", "a.jsonl")
+    assert len(seen) == manifest["sources"]["a"]["train"]["documents"] < 150
+
+
+def test_each_setting_reaches_what_it_concerns(monkeypatch, tmp_path):
+    """An interrupted build goes on under another setting: the result is that of a build from nothing."""
+    corpus = everything()
+
+    def interrupted(change):
+        for name in there():
+            shutil.rmtree(f"data/{name}") if os.path.isdir(f"data/{name}") else os.remove(f"data/{name}")
+        with monkeypatch.context() as m:
+            m.setattr(prepare.card, "write", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                prepare.prepare(copy.deepcopy(corpus))
+        other = copy.deepcopy(corpus)
+        change(other)
+        prepare.prepare(other)
+        continued = tree("data/all")
+        shutil.rmtree("data/all")
+        prepare.prepare(other)
+        assert tree("data/all") == continued, "old parts were mixed in"
+        return continued
+    plain = interrupted(lambda c: None)
+    rules = str(tmp_path / "rules")
+    shutil.copytree(clean.RULES_FOLDER, rules)
+
+    def edit(c):
+        c.rules = rules
+        path = f"{rules}/thresholds.toml"
+        write(path, open(path, encoding="utf-8").read().replace("small_words = 15", "small_words = 16"))
+
+    def listed(c):
+        write("ids.txt", "web/0-3\nweb/0-4\n")
+        c.remove = "ids.txt"
+    for change in (lambda c: setattr(c, "alike", 0.95), lambda c: setattr(c.tokenizer, "vocab", 350), lambda c: setattr(c, "val_share", 0.2), edit, listed,
+                   lambda c: setattr(c.sources[0], "clean", ["pii"]), lambda c: setattr(c.sources[0], "near", None), lambda c: setattr(c.sources[1], "licences", None),
+                   lambda c: write("web/new.jsonl", json.dumps({"text": "\n".join(texts(20)), "id": "new"}))):
+        assert interrupted(change) != plain
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s, c: setattr(s, "permission", "Gated"), "source a: permission='Gated' must be one of public, gated, asked"), (lambda s, c: setattr(s, "near", "minhsh"), "near='minhsh' must be one of minhash, overlap"),
+    (lambda s, c: setattr(s, "licences", "MIT"), "licences='MIT' must be list"), (lambda s, c: setattr(c, "models", {"langauge": "x"}), "models=langauge: there is no langauge"),
+    (lambda s, c: setattr(c, "rules", "nofolder"), "rules: there is no nofolder"), (lambda s, c: setattr(s, "path", None), "source a has neither path nor url"),
+    (lambda s, c: setattr(c.tokenizer, "vocab", 200), "vocabulary of 200"), (lambda s, c: setattr(c, "name", "raw"), "and not raw"), (lambda s, c: c.sources.append(s), "two sources are named a")])
+def test_a_wrong_setting_is_named_before_any_work(change, message):
+    write("a.txt", "\n\n".join(texts(60)))
+    corpus = config.Corpus("x", [config.Source("a", "a.txt")], config.Tokenizer("bpe", 300))
+    change(corpus.sources[0], corpus)
+    with pytest.raises(ValueError, match=message):
+        prepare.prepare(corpus)
+    assert not os.path.exists("data") or there() == []
+
+
+def test_odd_files_cost_only_themselves(capsys):
+    os.makedirs("in")
+    write("in/good.txt", "\n\n".join(texts(80)))
+    write("in/page.html", "<p>")
+    write("in/odd.jsonl", "".join(json.dumps({"text": t + "!", "lang": lang}) + "\n" for t, lang in zip(texts(4), (True, 5, "zh_CN", None))))
+    os.symlink("nowhere", "in/dangling.txt")
+    os.mkfifo("in/pipe.txt")
+    write(b"in/caf\xe9.txt", "\n\n".join(texts(30)[20:]))
+    manifest = make("x", "in", clean=["small_words"])
+    assert manifest["sources"]["in"]["documents_by_language"].keys() >= {"True", "5", "zh_CN"} and "1 files of other kinds are not read: .html 1" in capsys.readouterr().out
+    os.makedirs("data/y")
+    with pytest.raises(ValueError, match="data/y is there and is no prepared data"):
+        make("y", "in")
+    out = run("prepare.py", f"{ROOT}/configs/data/sample.py", "--vocab", 500)
+    assert out.returncode == 2 and "--vocab belongs to --input" in out.stderr
+
+
+def test_a_file_that_vanishes_is_counted_and_the_others_are_read(monkeypatch):
+    write("a.txt", "\n\n".join(texts(80)))
+    write("b.txt", "gone")
+    source = config.Source("s", ["a.txt", "b.txt"])
+    files = sources.found(source)
+    os.remove("b.txt")
+    documents = list(sources.read(source, files))
+    assert documents[-1] == {"id": "b.txt", "dropped": "unreadable", "place": "b.txt (No such file or directory)", "source": "s"} and len(documents) > 2
+
+
+def test_two_commands_at_once_make_it_once():
+    write("a.txt", "\n\n".join(texts(80)))
+    command = [sys.executable, f"{ROOT}/prepare.py", "--input", "a.txt", "--name", "x", "--vocab", "300"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    out = sorted(p.communicate()[0].splitlines()[-1] for p in both)
+    assert [p.returncode for p in both] == [0, 0] and out == ["data/x is complete", "wrote data/x; read data/x/DATA_CARD.md"] and there() == ["x"]
+
+
+def test_work_that_is_half_deleted_is_not_taken_for_done(monkeypatch):
+    """kill -9 while the finished parts are being cleared away."""
+    prepare.prepare(corpus := everything())
+    os.rename("data/all", "whole")
+    with monkeypatch.context() as m:
+        m.setattr(os, "rename", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare.prepare(corpus)
+    for ending in ("drop", "near", "cut", "jsonl", "keys"):
+        os.remove(sorted(glob.glob(f"data/all.partial/work/**/*.{ending}", recursive=True))[0])
+    prepare.prepare(corpus)
+    assert tree("data/all") == tree("whole")
 
 
 def test_rules_in_an_impossible_order_are_refused():
