@@ -164,7 +164,7 @@ def test_after_a_full_disk_the_same_command_goes_on(monkeypatch):
     assert make("x", "small.txt")["sources"] and there() == ["x"]
 
 
-CHAIN = ["ccnet_lines", "pii", "bytes_300"]
+CHAIN = ["ccnet_lines", "pii", "small_words", "bytes_300"]
 
 
 def everything(n=400):
@@ -201,7 +201,7 @@ def test_documents_in_are_documents_kept_and_dropped_at_every_stage():
         assert facts["read"]["in"] - facts["write"]["kept"] == sum(split["dropped"].values())
         assert sum(split["tokens_by_language"].values()) == split["train"]["tokens"] + split["val"]["tokens"]
     dropped = manifest["sources"]["web"]["dropped"]
-    assert dropped["duplicate"] >= 5 and dropped["near_duplicate"] >= 5 and dropped["broken_json"] >= 5 and dropped["broken_file"] == 1 and dropped["empty"] >= 5 and dropped["bytes_300"] >= 1
+    assert dropped["duplicate"] >= 5 and dropped["near_duplicate"] >= 5 and dropped["broken_json"] >= 5 and dropped["broken_file"] == 1 and dropped["empty"] >= 5 and dropped["small_words"] >= 1
     assert manifest["sources"]["code"]["dropped"] == {"licence": 3} and manifest["sources"]["code"]["licences"] == {"MIT": 3}
     text = "".join(open(f, encoding="utf-8").read() for f in glob.glob("data/all/corpus/web/*"))
     assert "PI:EMAIL" in text and "@example.org" not in text and text.count("Menu of the site") == 1, "the rules ran, and of repeated lines the first stays"
@@ -292,6 +292,17 @@ def test_removal_rewrites_one_source_and_leaves_no_copy():
         prepare.prepare(corpus)
 
 
+def test_a_removal_leaves_a_document_held_out():
+    write("a.jsonl", "".join(json.dumps({"text": t, "id": f"d{i}"}) + "\n" for i, t in enumerate(texts(40))))
+    corpus = config.Corpus("x", [config.Source("a", "a.jsonl")], config.Tokenizer("bpe", 300), val_share=1e-6)
+    assert prepare.prepare(corpus)["sources"]["a"]["val"]["documents"] == 1
+    held = min((f"d{i}" for i in range(40)), key=lambda i: stages.place("a", i))
+    write("ids.txt", f"a/{held}\n")
+    corpus.remove = "ids.txt"
+    s = prepare.prepare(corpus)["sources"]["a"]
+    assert s["val"]["documents"] == 1 and s["train"]["documents"] == 38
+
+
 def test_an_interrupted_removal_is_finished_by_the_next_command(monkeypatch):
     corpus = everything()
     prepare.prepare(corpus)
@@ -331,7 +342,13 @@ def test_what_rules_make_equal_is_dropped_as_a_copy():
     assert "PI:EMAIL" in card and "@example" not in card + open("data/x/report.json", encoding="utf-8").read(), "what was masked is not shown as an example"
 
 
-LINES = "\n".join
+def test_what_is_a_copy_already_takes_no_other_with_it():
+    docs = [{"text": t, "url": f"http://x/{i}"} for i, t in enumerate(texts(60))]
+    docs += [{"text": docs[0]["text"], "url": "http://x/new"}, {"text": "another text at the address of a copy", "url": "http://x/new"}, {"text": "and one at a known address", "url": "http://x/5"}]
+    write("a.jsonl", "".join(json.dumps(d) + "\n" for d in docs))
+    assert make("x", "a.jsonl", clean=["same_url"])["sources"]["a"]["dropped"] == {"duplicate": 1, "same_url": 1}
+
+
 KEYED = [("same_letters", {"text": "One, two: 3 three.\nfour"}, {"text": "onetwothreefour"}, False), ("same_letters", {"text": "One two 3"}, {"text": "ONE... t w o 4"}, False),
          ("same_letters", {"text": "One two 3"}, {"text": "One... t w o 4"}, True), ("same_url", {"url": "http://a.b/c?x=1"}, {"url": "https://a.b/c#top"}, True),
          ("same_url", {"url": "http://a.b/c"}, {"url": "http://a.b/d"}, False), ("same_url", {"id": "why?.txt#1"}, {"id": "why?.txt#2"}, False),
@@ -383,19 +400,19 @@ def test_each_setting_reaches_what_it_concerns(monkeypatch, tmp_path):
         prepare.prepare(other)
         assert tree("data/all") == continued, "old parts were mixed in"
         return continued
+    corpus.rules = str(tmp_path / "rules")
+    shutil.copytree(clean.RULES_FOLDER, corpus.rules)
     plain = interrupted(lambda c: None)
-    rules = str(tmp_path / "rules")
-    shutil.copytree(clean.RULES_FOLDER, rules)
 
     def edit(c):
-        c.rules = rules
-        path = f"{rules}/thresholds.toml"
-        write(path, open(path, encoding="utf-8").read().replace("small_words = 15", "small_words = 16"))
+        path = f"{corpus.rules}/thresholds.toml"
+        write(path, open(path, encoding="utf-8").read().replace("small_words = 15", "small_words = 80"))
+        clean.table.cache_clear(), stages.row_of.cache_clear()
 
     def listed(c):
         write("ids.txt", "web/0-3\nweb/0-4\n")
         c.remove = "ids.txt"
-    for change in (lambda c: setattr(c, "alike", 0.95), lambda c: setattr(c.tokenizer, "vocab", 350), lambda c: setattr(c, "val_share", 0.2), edit, listed,
+    for change in (edit, lambda c: setattr(c, "alike", 0.95), lambda c: setattr(c.tokenizer, "vocab", 350), lambda c: setattr(c, "val_share", 0.2), listed,
                    lambda c: setattr(c.sources[0], "clean", ["pii"]), lambda c: setattr(c.sources[0], "near", None), lambda c: setattr(c.sources[1], "licences", None),
                    lambda c: write("web/new.jsonl", json.dumps({"text": "\n".join(texts(20)), "id": "new"}))):
         assert interrupted(change) != plain
@@ -458,8 +475,8 @@ def test_work_that_is_half_deleted_is_not_taken_for_done(monkeypatch):
         m.setattr(os, "rename", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare.prepare(corpus)
-    for ending in ("drop", "near", "cut", "jsonl", "keys"):
-        os.remove(sorted(glob.glob(f"data/all.partial/work/**/*.{ending}", recursive=True))[0])
+    for ending in ("read/*.drop", "clean/*.near", "read/*.cut", "read/*.keys", "write/*.jsonl", "tokenize/*.train.bin"):
+        os.remove(sorted(glob.glob(f"data/all.partial/work/{ending}"))[0])
     prepare.prepare(corpus)
     assert tree("data/all") == tree("whole")
 
@@ -498,6 +515,9 @@ def test_whence_names_the_documents_of_a_step(work):
             ids += [*tokenizer.encode(d["text"]), tokenizer.eos][slice(*d["tokens"])]
         assert ids == [x[row][0], *(t for t in y[row] if t >= 0)], "the documents' tokens are the row's"
         assert {d["source"] for d in found if d["row"] == row} == {rows.sources[which[row][0]]}
+    out = run("data.py", "whence", "runs/r", "step=1:21", "--json")
+    assert all(d["tokens"][0] < d["tokens"][1] for d in map(json.loads, out.stdout.splitlines())), "a document without a token in the row is not in it"
+    assert "has read 20 steps" in run("data.py", "whence", "runs/r", "step=21").stderr
     out = run("data.py", "whence", "runs/r", "step=1:3")
     assert out.returncode == 0 and "documents: " in out.stdout and "licences by tokens: no licence named" in out.stdout
     for step, message in (("step=0", "counted from 1"), ("step=x", "counted from 1")):
