@@ -68,6 +68,7 @@ def test_repetition_at_its_limit(lang, rule):
     for times in range(0, 400, 1 if lang != "zh" else 2):
         text = different + (" " + phrase) * times
         share = naive_characters(text, row.char_n) if rule == "character_repetition" else naive_words(words(text, lang), row.word_n)
+        assert (clean.repeated_characters(text, row.char_n) if rule == "character_repetition" else clean.repeated_words(words(text, lang), row.word_n)) == pytest.approx(share)
         verdicts.append(verdict(rule, text, row))
         shares.append(share <= (row.char_max if rule == "character_repetition" else row.word_max))
         if not shares[-1]:

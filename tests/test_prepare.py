@@ -17,7 +17,7 @@ import pytest
 import tokenizer as tokenizers
 import train
 from conftest import ROOT, run, tiny
-from corpus import clean, sources, stages, stories, takedown
+from corpus import clean, jobs, sources, stages, stories, takedown
 
 
 def texts(n, words="the cat sat on the mat and looked at the dog near the old house"):
@@ -203,13 +203,14 @@ def test_documents_in_are_documents_kept_and_dropped_at_every_stage():
     dropped = manifest["sources"]["web"]["dropped"]
     assert dropped["duplicate"] >= 5 and dropped["near_duplicate"] >= 5 and dropped["broken_json"] >= 5 and dropped["broken_file"] == 1 and dropped["empty"] >= 5 and dropped["small_words"] >= 1
     assert manifest["sources"]["code"]["dropped"] == {"licence": 3} and manifest["sources"]["code"]["licences"] == {"MIT": 3}
+    assert report["web"]["clean"]["changed"]["pii_email"] >= report["web"]["clean"]["kept"] > 50
     text = "".join(open(f, encoding="utf-8").read() for f in glob.glob("data/all/corpus/web/*"))
     assert "PI:EMAIL" in text and "@example.org" not in text and text.count("Menu of the site") == 1, "the rules ran, and of repeated lines the first stays"
     for reason, n in collections.Counter(r for s in manifest["sources"].values() for r in s["dropped"] for _ in range(s["dropped"][r])).items():
         shown = [json.loads(line) for line in open(f"data/all/dropped/{reason}.jsonl", encoding="utf-8")]
         assert len(shown) == n and all(d["dropped"] == reason for d in shown)
     card = open("data/all/DATA_CARD.md", encoding="utf-8").read()
-    for word in ("CC0-1.0", "made here", "the tests", "gated", "asked", "near_duplicate", "PI:EMAIL", "web/3.jsonl.gz"[4:], manifest["sources"]["web"]["train"]["sha256"]):
+    for word in ("` became `", "CC0-1.0", "made here", "the tests", "gated", "asked", "near_duplicate", "PI:EMAIL", "web/3.jsonl.gz"[4:], manifest["sources"]["web"]["train"]["sha256"]):
         assert word in card, word
 
 
@@ -227,6 +228,8 @@ def test_the_number_of_workers_changes_no_byte(workers, monkeypatch):
     os.rename("data/all", "alone")
     prepare.prepare(corpus, workers)
     assert len(glob.glob("alone/corpus/web/*")) > 3 and tree("alone") == tree("data/all")
+    tokens, starts = np.fromfile("alone/tokens/web/train.bin", "<u2"), np.fromfile("alone/tokens/web/train.idx", "<i8")
+    assert starts.tolist() == [0, *(np.flatnonzero(tokens == 2)[:-1] + 1).tolist()], "a document begins after the end of another, across parts too"
 
 
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes():
@@ -479,6 +482,22 @@ def test_work_that_is_half_deleted_is_not_taken_for_done(monkeypatch):
         os.remove(sorted(glob.glob(f"data/all.partial/work/{ending}"))[0])
     prepare.prepare(corpus)
     assert tree("data/all") == tree("whole")
+
+
+def test_an_old_marker_does_not_vouch_for_new_files(tmp_path):
+    base = str(tmp_path / "part")
+    with jobs.Part(base, "old") as part:
+        part.write("jsonl", 1), part.write("extra", 1)
+    assert jobs.done(base, "old") and not jobs.done(base, "new") and jobs.path(base, "extra")
+    with pytest.raises(KeyboardInterrupt), jobs.Part(base, "new") as part:
+        part.write("jsonl", 2)
+        raise KeyboardInterrupt
+    assert not jobs.done(base, "old") and sorted(os.listdir(tmp_path)) == ["part.extra", "part.jsonl"]
+    with jobs.Part(base, "new") as part:
+        part.write("jsonl", 2)
+    assert jobs.done(base, "new") and jobs.path(base, "extra") is None, "what an earlier job left beside is not this one's"
+    os.remove(f"{base}.jsonl")
+    assert not jobs.done(base, "new")
 
 
 def test_rules_in_an_impossible_order_are_refused():
