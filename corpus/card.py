@@ -57,7 +57,7 @@ def write(out, manifest, report):
             rows.append([name, stage, facts["in"], facts["kept"], "", "", "", ""])
             for rule in {**facts["dropped"], **facts.get("changed", {})}:
                 n, d, e = facts["dropped"].get(rule, 0), shown.get((name, rule), {}), facts.get("examples", {}).get(rule)
-                example = (f"`{e['before'].strip()}` became " if e["before"] else "") + f"`{e['after'].strip()}`" if e and not n else d.get("place") or d.get("text", "")[:80]
+                example = (f"`{e['before'].strip()}` became " if e["before"] else "") + f"`{e['after'].strip()}`" if e else d.get("place") or d.get("text", "")[:80]
                 rows.append([name, rule, "", "", n, facts.get("changed", {}).get(rule, 0), share(n, facts["in"]), example])
     lines.append(table(["source", "stage or rule", "in", "kept", "dropped", "changed", "dropped share", "example"], rows))
     if manifest["removed"]:

@@ -203,7 +203,7 @@ def test_documents_in_are_documents_kept_and_dropped_at_every_stage():
     dropped = manifest["sources"]["web"]["dropped"]
     assert dropped["duplicate"] >= 5 and dropped["near_duplicate"] >= 5 and dropped["broken_json"] >= 5 and dropped["broken_file"] == 1 and dropped["empty"] >= 5 and dropped["small_words"] >= 1
     assert manifest["sources"]["code"]["dropped"] == {"licence": 3} and manifest["sources"]["code"]["licences"] == {"MIT": 3}
-    assert report["web"]["clean"]["changed"]["pii_email"] >= report["web"]["clean"]["kept"] > 50
+    assert report["web"]["clean"]["changed"]["ccnet_lines"] >= report["web"]["clean"]["kept"] - 1 > 20
     text = "".join(open(f, encoding="utf-8").read() for f in glob.glob("data/all/corpus/web/*"))
     assert "PI:EMAIL" in text and "@example.org" not in text and text.count("Menu of the site") == 1, "the rules ran, and of repeated lines the first stays"
     for reason, n in collections.Counter(r for s in manifest["sources"].values() for r in s["dropped"] for _ in range(s["dropped"][r])).items():
