@@ -4,6 +4,13 @@
     python plan.py configs/llama.py size=7b gpus=8
     python plan.py configs/bloom.py size=7b1 gpus=32 --rehearse
 
+What to train is decided by smaller runs; these commands are in files of their own, and each has --help:
+
+    python plan.py ablate configs/bloom.py model.position=alibi,rope --seeds 3      # ablate.py: which choice is better
+    python plan.py figure runs/A runs/B                                             # scaling.py: loss against tokens and FLOPs,
+    python plan.py fit runs/A runs/B ...                                            #   the law of loss, size and tokens,
+    python plan.py budget --train-flops 5.76e23 --inference-tokens 1e13             #   and the size with the cheapest life
+
 Settings are those of train.py, and gpus, mfu (model FLOPs utilisation, the share of the peak that is useful work) and disk (GB/s of the
 file system). --rehearse builds the real sharded model with tensors that have no memory, runs train.py's step through it as process 0 of
 `gpus`, lets PyTorch's memory tracker count, and prints its figures beside the formulas'. The formulas are for bfloat16.
@@ -15,14 +22,17 @@ import argparse
 import collections
 import dataclasses
 import math
+import sys
 from unittest import mock
 
 import torch
 
+import ablate
 import checkpoint
 import config
 import data
 import distributed
+import scaling
 import train
 from model import LOGITS, Transformer, count, flops_per_token
 
@@ -182,6 +192,10 @@ def report(cfg, gpus, mfu, disk, rehearsal):
 
 
 def main():
+    if sys.argv[1:2] == ["ablate"]:
+        return ablate.main(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in scaling.COMMANDS:
+        return scaling.main(sys.argv[1:])
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("config", help="configs/bloom.py or configs/llama.py")
     ap.add_argument("settings", nargs="*", metavar="key=value", help="gpus=8 mfu=0.4 disk=10, and settings as for train.py: size=7b1, run.micro=2, run.shard=8, ...")

@@ -12,6 +12,8 @@ import numpy as np
 import plan
 import pytest
 import scaling
+import tasks
+import torch
 import train
 from conftest import ROOT, arguments, log, run
 from model import Transformer, count
@@ -240,7 +242,7 @@ def small(*more):
 
 def test_a_grid_is_trained_once_in_its_order_and_goes_on_where_it_was_interrupted(work, monkeypatch, capsys):
     """With train.py's loop in this process. The third run finds a file `stop` after two steps."""
-    asked, lr_at = [], train.lr_at
+    asked, judged, lr_at = [], [], train.lr_at
 
     def here(path, settings):
         asked.append(settings[-1].removeprefix("run.name="))
@@ -249,7 +251,8 @@ def test_a_grid_is_trained_once_in_its_order_and_goes_on_where_it_was_interrupte
                 patch.setattr(train, "lr_at", lambda tokens, o, total: open(f"runs/{asked[-1]}/stop", "a").close() or lr_at(tokens, o, total))
             train.train(config.check(config.load(path, settings)))
     monkeypatch.setattr(ablate, "train_one", here)
-    monkeypatch.setattr(ablate, "zero_shot", lambda run: {"zero-shot": 0.5, "task x": 0.5})
+    monkeypatch.setattr(ablate, "benchmark", lambda: {"x": ([1], 0, None)})
+    monkeypatch.setattr(ablate, "zero_shot", lambda model, tokenizer: judged.append(model) or {"zero-shot": 0.5, "task x": 0.5})
     with pytest.raises(ValueError, match="seed-42 was stopped before its end; the same command continues"):
         ablate.main(small(*GRID))
     ablate.main(small(*GRID))
@@ -257,13 +260,19 @@ def test_a_grid_is_trained_once_in_its_order_and_goes_on_where_it_was_interrupte
     assert asked == [*names[:3], *names[2:]], "each once, in order, and the interrupted one again"
     assert f"continuing runs/{names[2]} after step 2" in capsys.readouterr().out
     ablate.main(small(*GRID))
-    assert len(asked) == 9, "a finished grid trains nothing"
+    assert len(asked) == 9 and len(judged) == 8, "a finished grid trains and judges nothing"
+    monkeypatch.setattr(ablate, "benchmark", lambda: {"x": ([1, 2], 0, None)})
+    ablate.main(small(*GRID))
+    assert len(asked) == 9 and len(judged) == 16, "another benchmark judges again, and trains nothing"
     table = config.read_json("runs/small.json")
     assert [r["run"] for r in table["runs"]] == [f"runs/{n}" for n in names] and list(table["runs"][0]["scores"])[:4] == ["bits per byte", "loss", "loss at 2x", "loss at 4x"]
     logged = log(names[0])[-1]["val"]
     assert table["runs"][0]["scores"]["loss"] == pytest.approx(logged["loss"], abs=1e-6) and table["runs"][0]["scores"]["bits per byte"] == pytest.approx(logged["bits_per_byte"], abs=1e-6)
     with pytest.raises(ValueError, match="was trained with optim.lr=0.004, now it is 0.001: give this grid another run.name"):
         ablate.main(small(*GRID, "optim.lr=1e-3"))
+    config.write_json(f"runs/{names[5]}/config.json", config.read_json(f"runs/{names[5]}/config.json") | {"data_sha256": {}})
+    with pytest.raises(ValueError, match=f"{names[5]} was trained on other data than data/tiny holds now"):
+        ablate.main(small(*GRID))
 
 
 @pytest.mark.parametrize("script, error, words", [("sys.exit(3)", ValueError, "runs/x ended with exit code 3"),
@@ -309,6 +318,21 @@ def test_what_is_larger_than_the_seeds_is_said_and_what_is_not_is_not(tmp_path, 
     out = capsys.readouterr().out
     assert "1 of 2 differences are larger than the seeds' spread" in out and "m.b=2 instead of 1: loss -0.99" in out and "m.a=y instead" not in out
     assert [d["beyond_seeds"] for d in config.read_json(tmp_path / "table.json")["differences"]] == [False, True]
+
+
+def test_zero_shot_is_the_deciding_score_of_each_task_and_their_mean(monkeypatch):
+    """A model for which every token is as likely as any other: the shorter choice wins where the sum decides, and the first where it is per character."""
+    class Bytes:
+        eos, bos, prompt = 0, 1, []
+
+        def encode_batch(self, texts):
+            return [list(text.encode()) for text in texts]
+    cfg = load("llama", "model.vocab=256", "model.dim=8", "model.heads=2", "model.layers=1").model
+    model = Transformer(cfg)
+    torch.nn.init.zeros_(model.head.weight)
+    items = [{"context": "a", "choices": ["bbb", "b"], "label": 1}, {"context": "a", "choices": ["b", "bb"], "label": 0}, {"context": "a", "choices": ["b", "bbb"], "label": 1}]
+    monkeypatch.setattr(ablate, "benchmark", lambda: {rule: (items, 0, tasks.Format(None, [None], rule)) for rule in ("sum", "char")})
+    assert ablate.zero_shot(model, Bytes()) == {"zero-shot": pytest.approx(0.5), "task sum": pytest.approx(2 / 3), "task char": pytest.approx(1 / 3)}
 
 
 def test_a_grid_is_drawn(tmp_path):
