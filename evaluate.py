@@ -299,7 +299,8 @@ def main():
     # every task is read before the first is scored: a wrong name or line stops at once
     read_tasks = {}
     for spec in (s for s in dict.fromkeys(args.tasks) if s != "loss"):
-        prompts = range(len(tasks.FORMATS[spec.partition("=")[0].partition(".")[0]].prompts)) if spec.partition("=")[0].partition(".")[0] in tasks.FORMATS and "=" in spec else [0]
+        form = tasks.FORMATS.get(spec.partition("=")[0].partition(".")[0]) if "=" in spec else None
+        prompts = range(len(form.prompts) if form else 1)
         if args.prompt and args.prompt > len(prompts):
             raise ValueError(f"--prompt {args.prompt}: {spec} has {len(prompts)}")
         read_tasks[spec] = {k: tasks.items(spec, k, args.shots, args.shots_file, args.seed, args.skip_bad) for k in prompts if args.prompt in (None, k + 1)}

@@ -219,6 +219,7 @@ def test_a_group_that_does_not_divide_the_processes_is_refused(cut, tmp_path, mo
     assert re.search(r"error: rank [01]: run.shard=3 does not divide 2 processes; use a divisor of 2, or none", out) and "]: Traceback" not in out, out
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(prepared, tmp_path, monkeypatch):
     """The short version of python tests/kill.py --kills 25."""
     monkeypatch.chdir(tmp_path)

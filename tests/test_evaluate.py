@@ -155,17 +155,23 @@ def test_answers_are_compared_as_usual():
 
 def test_generation_is_greedy_and_ends_at_the_stop(words):
     t, model = words["bloom"]
-    items = [{"context": c, "answer": "x", "stop": ["e"]} for c in ("Mina had", "One day, a small dog", "a")]
-    alone = [evaluate.write(model, t, "training", [i], 40, 8)[0][0] for i in items]
-    together, cut = evaluate.write(model, t, "training", items, 40, 8, batch=3)
-    assert together == alone and not any("e" in text for text in alone) and cut == 0
-    ids = [t.eos, *t.encode("Mina had")]
-    for _ in range(8):
-        with torch.no_grad():
-            ids.append(model(torch.tensor([ids]))[0, -1, :t.vocab].argmax().item())
-    assert alone[0] == t.decode(ids[-8:]).split("e")[0].strip()
-    golds = [{**i, "answer": ["no", alone[n]]} for n, i in enumerate(items)]
-    assert evaluate.task(model, t, golds, begin="training", T=40)["items"] == 3
+    def greedy(context):
+        ids = [t.eos, *t.encode(context)]
+        for _ in range(8):
+            with torch.no_grad():
+                ids.append(model(torch.tensor([ids]))[0, -1, :t.vocab].argmax().item())
+        return t.decode(ids[-8:])
+    contexts = ("Mina had", "One day, a small dog", "a")
+    plain = [greedy(c) for c in contexts]
+    items = [{"context": c, "answer": "x", "stop": [p[2:5]]} for c, p in zip(contexts, plain)]        # a stop inside what it would write; the first has it once
+    want = [p.split(i["stop"][0])[0].strip() for p, i in zip(plain, items)]
+    for batch in 1, 3:
+        assert evaluate.write(model, t, "training", items, 40, 8, batch) == (want, 0)
+    whole = [{**i, "stop": ["\0"]} for i in items]
+    assert evaluate.write(model, t, "training", whole, 40, 8)[0] == [p.strip() for p in plain]
+    right = [{**i, "answer": ["no", p.upper()]} for i, p in zip(whole, plain)]
+    form = tasks.Format(None, [], tokens=8)
+    assert evaluate.task(model, t, right, form, T=40)["match"] == (1, 0) and evaluate.task(model, t, whole, form, T=40)["match"] == (0, 0)
     assert evaluate.write(model, t, "training", [{"context": "a dog " * 50}], 40, 8)[1] == 1
 
 
@@ -232,8 +238,8 @@ RELEASED = {
              {"context": "Q: Al ran. Why?\nA:", "choices": [" fun", " fear", " food"], "label": 2}),
     "race": ("txt", {"article": "Long.", "questions": ["Who?", "What?"], "options": [["a", "b", "c", "d"], ["e", "f", "g", "h"]], "answers": ["C", "A"], "id": "middle1.txt"},
              {"context": "Article: Long.\n\nQuestion: Who?\nAnswer:", "choices": [" a", " b", " c", " d"], "label": 2}),
-    "xnli.fr": ("tsv", "language\tgold_label\tsentence1\tsentence2\nen\tneutral\tA\tB\nfr\tcontradiction\tIl \"dort\"\tIl court\n",
-                {"context": "", "choices": ['Il "dort", right? Yes, Il court', 'Il "dort", right? Also, Il court', 'Il "dort", right? No, Il court'], "label": 2}),
+    "xnli.fr": ("tsv", "language\tgold_label\tsentence1\tsentence2\nen\tneutral\tA\tB\nfr\tcontradiction\t\"Dort\" dit-il\tIl court\n",
+                {"context": "", "choices": ['"Dort" dit-il, right? Yes, Il court', '"Dort" dit-il, right? Also, Il court', '"Dort" dit-il, right? No, Il court'], "label": 2}),
     "xstorycloze": ("tsv", "InputStoryid\tInputSentence1\tInputSentence2\tInputSentence3\tInputSentence4\tRandomFifthSentenceQuiz1\tRandomFifthSentenceQuiz2\tAnswerRightEnding\n"
                     "1\tA.\tB.\tC.\tD.\tE.\tF.\t2\n", {"context": "A. B. C. D.", "choices": [" E.", " F."], "label": 1}),
     "triviaqa": ("json", {"Data": [{"Question": "Which city has the Louvre?", "Answer": {"Value": "Paris", "Aliases": ["Paris", "Lutetia"]}}], "Version": 1.0},

@@ -17,7 +17,7 @@ import pytest
 import tokenizer as tokenizers
 import train
 from conftest import ROOT, run, tiny
-from corpus import clean, jobs, sources, stages, stories, takedown
+from corpus import clean, jobs, sources, stages, stories, takedown, whence
 
 
 def texts(n, words="the cat sat on the mat and looked at the dog near the old house"):
@@ -520,11 +520,15 @@ def test_the_recipes_of_both_papers_load_and_their_shares_are_the_papers():
     assert len({s.lang.split("-oscar")[0] for s in corpus.sources if s.lang}) == 46
 
 
-def test_whence_names_the_documents_of_a_step(work):
+def test_whence_names_the_documents_of_a_step(work, capsys, monkeypatch):
     train.train(tiny("bloom", "r"))
-    out = run("data.py", "whence", "runs/r", "step=3", "--json")
-    assert out.returncode == 0, out
-    found = [json.loads(line) for line in out.stdout.splitlines()]
+
+    def ask(*words):
+        monkeypatch.setattr(sys, "argv", ["data.py", "whence", "runs/r", *words])
+        capsys.readouterr()
+        whence.main()
+        return capsys.readouterr().out
+    found = [json.loads(line) for line in ask("step=3", "--json").splitlines()]
     rows = data.Rows(tiny("bloom", "r"))
     x, y, which, _ = rows.rows(2)
     tokenizer = tokenizers.load("data/tiny/tokenizer")
@@ -534,13 +538,13 @@ def test_whence_names_the_documents_of_a_step(work):
             ids += [*tokenizer.encode(d["text"]), tokenizer.eos][slice(*d["tokens"])]
         assert ids == [x[row][0], *(t for t in y[row] if t >= 0)], "the documents' tokens are the row's"
         assert {d["source"] for d in found if d["row"] == row} == {rows.sources[which[row][0]]}
-    out = run("data.py", "whence", "runs/r", "step=1:21", "--json")
-    assert all(d["tokens"][0] < d["tokens"][1] for d in map(json.loads, out.stdout.splitlines())), "a document without a token in the row is not in it"
-    assert "has read 20 steps" in run("data.py", "whence", "runs/r", "step=21").stderr
-    out = run("data.py", "whence", "runs/r", "step=1:3")
-    assert out.returncode == 0 and "documents: " in out.stdout and "licences by tokens: no licence named" in out.stdout
-    for step, message in (("step=0", "counted from 1"), ("step=x", "counted from 1")):
-        assert message in run("data.py", "whence", "runs/r", step).stderr
+    assert all(d["tokens"][0] < d["tokens"][1] for d in map(json.loads, ask("step=1:21", "--json").splitlines())), "a document without a token in the row is not in it"
+    out = ask("step=1:3")
+    assert "documents: " in out and "licences by tokens: no licence named" in out
+    for step, message in (("step=0", "counted from 1"), ("step=x", "counted from 1"), ("step=21", "has read 20 steps")):
+        with pytest.raises(ValueError, match=message):
+            ask(step)
+    assert run("data.py", "whence", "runs/r", "step=2").returncode == 0
 
 
 def test_samples_are_clean_text_in_many_languages_and_scripts():

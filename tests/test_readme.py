@@ -19,10 +19,14 @@ def test_every_file_begins_with_how_to_run_or_read_it(path):
     assert doc and re.search(r"python|Read ", doc[1])
 
 
-@pytest.mark.parametrize("script", ["train.py", "prepare.py", "tokenizer.py", "sample.py", "plan.py", "data.py", "tests/kill.py", "tests/bench_corpus.py"])
-def test_every_command_has_help_with_an_example(script):
-    out = subprocess.run([sys.executable, f"{ROOT}/{script}", "--help"], capture_output=True, text=True)
-    assert out.returncode == 0 and f"python {script}" in out.stdout
+SCRIPTS = ["train.py", "prepare.py", "tokenizer.py", "sample.py", "plan.py", "data.py", "evaluate.py", "tests/kill.py", "tests/harness.py", "tests/bench_corpus.py", "tests/bench_tokenizer.py"]
+
+
+def test_every_command_has_help_with_an_example():
+    started = {script: subprocess.Popen([sys.executable, f"{ROOT}/{script}", "--help"], stdout=subprocess.PIPE, text=True) for script in SCRIPTS}
+    for script, p in started.items():
+        out, _ = p.communicate()
+        assert p.returncode == 0 and f"python {script}" in out, script
 
 
 def test_nothing_is_pickled_and_one_file_knows_of_processes():
