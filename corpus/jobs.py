@@ -124,7 +124,7 @@ def run(what, function, jobs, total, workers=None):
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if threading.current_thread() is threading.main_thread() else None      # the workers inherit it: Ctrl-C is the parent's
     try:
         waiting = {pool.submit(function, *job) for job in jobs}
-        if handler:
+        if handler is not None:
             signal.signal(signal.SIGINT, handler)
         while waiting:
             finished, waiting = concurrent.futures.wait(waiting, 1, concurrent.futures.FIRST_COMPLETED)

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+import signal
 import statistics
 import sys
 
@@ -282,8 +283,12 @@ def test_a_training_process_that_fails_is_named_and_one_that_is_stopped_may_save
     (tmp_path / "train.py").write_text(f"import os, signal, sys, time\n{script}")
     monkeypatch.setattr(train, "HERE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(error, match=words) if error else contextlib.nullcontext():
-        ablate.train_one("configs/bloom.py", ["run.name=x"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)       # it is ignored where the tests run in the background of a shell
+    try:
+        with pytest.raises(error, match=words) if error else contextlib.nullcontext():
+            ablate.train_one("configs/bloom.py", ["run.name=x"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "saved" not in script or os.path.exists("saved")
 
 
