@@ -84,8 +84,8 @@ def build(corpus, out, workers):
         jobs.run(stage, function, todo, total, workers)
         return {name: [job[0] for job in todo if job[2].name == name] for name in parts}, jobs.key([job[:2] for job in todo])
 
-    def kept(bases, fact="bytes"):
-        return sum(jobs.facts(b)[fact] for b in itertools.chain(*bases.values()))
+    def kept(bases):
+        return sum(jobs.facts(b)["bytes"] for b in itertools.chain(*bases.values()))
     files = {s.name: inputs(s) for s in corpus.sources}
     size = sum(found[2] for parts in files.values() for part in parts for found in part)
     first = jobs.key(program(corpus), sorted(removed), [stamp(path) for path in (corpus.models or {}).values()])

@@ -26,7 +26,7 @@ import data
 import distributed
 import prepare
 import watch
-from model import IGNORE, Transformer, count, flops_per_token, init
+from model import Transformer, count, flops_per_token, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # dense bfloat16 FLOP/s, and the memory in 10^9 bytes it is sold with; from the data sheets

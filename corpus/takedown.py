@@ -38,7 +38,7 @@ def remove(out, manifest, names, workers=None):
     shutil.rmtree(new, ignore_errors=True)
     for name in sorted({n.split("/")[0] for n in names} & set(manifest["sources"])):
         s, files = manifest["sources"][name], sorted(glob.glob(f"{out}/corpus/{name}/*.jsonl"))
-        bases = [f"{new}/work/{name}-{n:05}" for n in range(len(files))]
+        bases = [f"{new}/parts/{name}-{n:05}" for n in range(len(files))]
         for b, file in zip(bases, files):
             without(b, "", name, file, names)
         left = added([jobs.facts(b) for b in bases])
@@ -48,7 +48,7 @@ def remove(out, manifest, names, workers=None):
             del manifest["sources"][name]
             continue
         s["held_out"] = max(s["held_out"], left["lowest"]) if left["kept"] > 1 else -1
-        todo = [(b.replace("/work/", "/work/tokens/"), "", config.Source(name), b, {name: s["held_out"]}, f"{out}/tokenizer", tokenizers.fingerprint(tokenizer)) for b in bases]
+        todo = [(f"{new}/parts/tokens/{name}-{n:05}", "", config.Source(name), b, {name: s["held_out"]}, f"{out}/tokenizer", tokenizers.fingerprint(tokenizer)) for n, b in enumerate(bases)]
         jobs.run("tokenize", tokenize_part, todo, left["bytes"], workers)
         s.update(join_tokens(f"{new}/tokens/{name}", [job[0] for job in todo]), **{k: left[k] for k in LANGUAGES})
         s["dropped"]["removed"] = s["dropped"].get("removed", 0) + left["dropped"].get("removed", 0)
@@ -71,7 +71,7 @@ def remove(out, manifest, names, workers=None):
     config.write_json(f"{new}/report.json", report)
     card.write(new, manifest, report)
     config.write_json(f"{new}/manifest.json", manifest)
-    shutil.rmtree(f"{new}/work", ignore_errors=True)
+    shutil.rmtree(f"{new}/parts", ignore_errors=True)
     config.write_json(f"{new}/ready", True)
     commit(out)
     return manifest

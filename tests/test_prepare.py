@@ -297,7 +297,7 @@ def test_removal_rewrites_one_source_and_leaves_no_copy():
 
 def test_a_removal_leaves_a_document_held_out():
     write("a.jsonl", "".join(json.dumps({"text": t, "id": f"d{i}"}) + "\n" for i, t in enumerate(texts(40))))
-    corpus = config.Corpus("x", [config.Source("a", "a.jsonl")], config.Tokenizer("bpe", 300), val_share=1e-6)
+    corpus = config.Corpus("work", [config.Source("a", "a.jsonl")], config.Tokenizer("bpe", 300), val_share=1e-6)
     assert prepare.prepare(corpus)["sources"]["a"]["val"]["documents"] == 1
     held = min((f"d{i}" for i in range(40)), key=lambda i: stages.place("a", i))
     write("ids.txt", f"a/{held}\n")
@@ -479,7 +479,7 @@ def test_work_that_is_half_deleted_is_not_taken_for_done(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             prepare.prepare(corpus)
     for ending in ("read/*.drop", "clean/*.near", "read/*.cut", "read/*.keys", "write/*.jsonl", "tokenize/*.train.bin"):
-        os.remove(sorted(glob.glob(f"data/all.partial/work/{ending}"))[0])
+        os.remove(sorted(glob.glob(os.path.join("data", "all.partial", "work", ending)))[0])
     prepare.prepare(corpus)
     assert tree("data/all") == tree("whole")
 
