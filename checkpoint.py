@@ -45,18 +45,23 @@ def read_back(folder, files, group=None):
     return [[size, bytes(digest).hex()] for size, *digest in distributed.sum(table, group).tolist()]
 
 
+def seal(folder, state, group=None):
+    """Make a folder whose tensors are written a checkpoint: state.json, and `done` with size and SHA-256 of every file."""
+    distributed.once(lambda: config.write_json(f"{folder}/state.json", state), group)
+    files = sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, names in os.walk(folder) for f in names)
+    facts = read_back(folder, files, group) if distributed.sum(len(files), group) == len(files) * distributed.place()[1] else [[0]]
+    if not all(size for size, *_ in facts):
+        raise OSError("not every process can read back every file: runs/ must be on a file system they share")
+    distributed.once(lambda: config.write_json(f"{folder}/done", dict(zip(files, facts))), group)
+
+
 def write(folder, tensors, state, group=None):
     """Write a checkpoint: `tensors` is {"model": {name: tensor}, "optimizer": ...}, `state` a dict of plain facts. All processes
     together; where it fails on one it is an OSError on all, and no folder is left."""
     try:
         for part, values in tensors.items():
             dcp.save(values, storage_writer=dcp.HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), process_group=group, no_dist=distributed.place()[1] == 1)
-        distributed.once(lambda: config.write_json(f"{folder}/state.json", state), group)
-        files = sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, names in os.walk(folder) for f in names)
-        facts = read_back(folder, files, group) if distributed.sum(len(files), group) == len(files) * distributed.place()[1] else [[0]]
-        if not all(size for size, *_ in facts):
-            raise OSError("not every process can read back every file: runs/ must be on a file system they share")
-        distributed.once(lambda: config.write_json(f"{folder}/done", dict(zip(files, facts))), group)
+        seal(folder, state, group)
     except (OSError, dcp.api.CheckpointException) as e:         # a BaseException: it passes every `except Exception`
         distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True), group)
         cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e

@@ -36,6 +36,7 @@ class Model:
     context: int = 2048                 # tokens in a training row
     vocab: int | None = None            # rows of the embedding; None: the tokenizer's entries, rounded up to 128
     kv_heads: int | None = None         # grouped-query attention; None: one key head per query head
+    mlp_dim: int | None = None          # width of the MLP; None: the papers', 4C or 8C/3 rounded up to 256
     theta: float = 10_000.0             # RoPE base
 
 
@@ -90,6 +91,7 @@ class Config:
     optim: Optim
     run: Run
     data: Data = field(default_factory=Data)
+    init_from: str | None = None        # runs/NAME whose model, weights and tokenizer the run begins with, an imported one say
 
 
 @dataclass

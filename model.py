@@ -51,9 +51,10 @@ NORM = {"layer": LayerNorm, "rms": RMSNorm}
 
 class GELU(nn.Module):
     """C -> 4C -> C with the tanh form of GELU, the one BLOOM's fused kernel computes."""
-    def __init__(self, C, bias):
+    def __init__(self, C, width, bias):
         super().__init__()
-        self.up, self.down = nn.Linear(C, 4 * C, bias=bias), nn.Linear(4 * C, C, bias=bias)
+        width = width or 4 * C
+        self.up, self.down = nn.Linear(C, width, bias=bias), nn.Linear(width, C, bias=bias)
 
     def forward(self, x):
         return self.down(F.gelu(self.up(x), approximate="tanh"))
@@ -61,9 +62,9 @@ class GELU(nn.Module):
 
 class SwiGLU(nn.Module):
     """down(silu(gate x) * up x) (LLaMA, section 2.2; Shazeer 2020): 2/3 of 4C, rounded up to 256, costs what 4C costs without a gate."""
-    def __init__(self, C, bias):
+    def __init__(self, C, width, bias):
         super().__init__()
-        width = 256 * math.ceil((8 * C // 3) / 256)
+        width = width or 256 * math.ceil((8 * C // 3) / 256)
         self.gate, self.up = nn.Linear(C, width, bias=bias), nn.Linear(C, width, bias=bias)
         self.down = nn.Linear(width, C, bias=bias)
 
@@ -149,7 +150,7 @@ class Block(nn.Module):
         super().__init__()
         self.recompute = recompute
         self.norm1, self.attn = NORM[cfg.norm](cfg.dim, eps=cfg.eps), Attention(cfg, layer)
-        self.norm2, self.mlp = NORM[cfg.norm](cfg.dim, eps=cfg.eps), MLP[cfg.mlp](cfg.dim, cfg.bias)
+        self.norm2, self.mlp = NORM[cfg.norm](cfg.dim, eps=cfg.eps), MLP[cfg.mlp](cfg.dim, cfg.mlp_dim, cfg.bias)
         self.attn.out.residual = self.mlp.down.residual = True      # they write to the residual stream: init() scales them
 
     def forward(self, x, pos, mask=None, cache=None):
