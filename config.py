@@ -158,10 +158,14 @@ def load(path, overrides=()):
         cfg = make(**sized)
     except TypeError as e:
         raise ValueError(f"{path}: {e}") from e
-    for key, equals, value in overrides:
+    for key, equals, value in sorted(overrides, key=lambda o: o[0] != "init_from"):
         if not equals:
             raise ValueError(f"cannot read {key!r}: settings are written section.field=value")
         override(cfg, key, value)
+        if key == "init_from" and cfg.init_from:
+            if not os.path.exists(f"{cfg.init_from}/config.json"):
+                raise ValueError(f"init_from={value}: that is not a run: it has no config.json; train.py makes one, and convert.py import")
+            cfg.model = Model(**read_json(f"{cfg.init_from}/config.json")["model"])         # what follows may change the context, say
     return cfg
 
 

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 
 import config
 import data
+import generate
 import sample
 import tasks
 import tokenizer as tokenizers
@@ -36,7 +37,7 @@ from model import IGNORE, LOGITS, Cache
 
 # what stands before a text that has a context, and before one that has none. In the training rows a text follows the end of another; lm-evaluation-harness
 # puts what the tokenizer itself puts there: <s> for LLaMA, nothing for BLOOM, and <s> where there would be no token at all
-BEGIN = {"training": lambda t: ([t.eos, *t.prompt], [t.eos, *t.prompt]), "harness": lambda t: (t.prompt, [t.bos])}
+BEGIN = {"training": lambda t: ([t.eos, *t.prompt], [t.eos, *t.prompt]), "harness": lambda t: (t.prompt, [t.eos if t.bos is None else t.bos])}
 # log-probability of a choice, the choice, its log-probability after "Answer:" -> score
 RULES = {"sum": lambda p, text, free: p, "char": lambda p, text, free: p / len(text.strip()), "byte": lambda p, text, free: p / len(text.strip().encode()),
          "answer": lambda p, text, free: p - free}
@@ -104,9 +105,7 @@ def score(model, pairs, batch=16, tick=lambda n: None):
             y = torch.tensor([k + (IGNORE,) * (T - len(k)) for _, k in part], device=device)                # (B, T)
             p, likeliest = -F.cross_entropy(logits[b], y[:, 0], reduction="none").unsqueeze(1), (logits[b].argmax(-1) == y[:, 0]).unsqueeze(1)
             if T > 1:
-                more = Cache(model.cfg, len(part), n + T - 1, pad[b] if pad.any() else None, device, dtype)
-                more.k[:, :, :, :n], more.v[:, :, :, :n], more.n = cache.k[:, b], cache.v[:, b], n
-                p, likeliest = (torch.cat(both, 1) for both in zip((p, likeliest), read(model, y[:, :-1].clamp(min=0), y[:, 1:], more)))
+                p, likeliest = (torch.cat(both, 1) for both in zip((p, likeliest), read(model, y[:, :-1].clamp(min=0), y[:, 1:], cache.rows(b, n + T - 1))))
             for (b, k), total, all_likeliest in zip(part, p.double().sum(1).tolist(), (likeliest | (y == IGNORE)).all(1).tolist()):
                 result[contexts[b], k] = total, all_likeliest
         tick(sum(len(follow[c]) for c in contexts))
@@ -119,12 +118,12 @@ def write(model, tokenizer, begin, items, T, tokens, batch=16, tick=lambda n: No
     ids = [context for context, _ in encode(tokenizer, begin, [(i["context"].rstrip(), "") for i in items])]
     order = sorted(range(len(items)), key=lambda i: -len(ids[i]))
     for part in (order[i:i + batch] for i in range(0, len(order), batch)):
-        drawn = [sample.Text(items[i].get("stop", ["\n"])) for i in part]
-        words = sample.generate(model, tokenizer, [list(ids[i][tokens - T:]) for i in part], tokens, temperature=0)
+        drawn = [generate.Text(items[i].get("stop", ["\n"])) for i in part]
+        words = generate.generate(model, tokenizer, [list(ids[i][tokens - T:]) for i in part], tokens, generate.Draw(temperature=0))
         stopped = None
         while True:
             try:
-                b, word = words.send(stopped)
+                b, word, _ = words.send(stopped)
             except StopIteration:
                 break
             drawn[b].add(tokenizer.bytes_of(word))
@@ -275,13 +274,13 @@ def show_task(name, results):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("run", metavar="runs/NAME", help="a run of train.py, or what convert.py imported")
-    ap.add_argument("--tasks", nargs="+", metavar="TASK", default=["loss", *tasks.BENCHMARK],
-                    help=f"loss, {', '.join(tasks.BENCHMARK)}, FILE.jsonl, FORMAT=PATH or FORMAT.LANG=PATH with {', '.join(tasks.FORMATS)} (default: loss and the named ones)")
+    ap.add_argument("--tasks", nargs="+", metavar="TASK", 
+                    help=f"loss, {', '.join(tasks.BENCHMARK)}, FILE.jsonl, FORMAT=PATH or FORMAT.LANG=PATH with {', '.join(tasks.FORMATS)} (default: the named ones, and the loss where the data is known)")
     ap.add_argument("--shots", type=int, help="solved examples before each item (default: 0; MMLU 5)")
     ap.add_argument("--shots-file", help="take the first ones of this file; without it other items of the task, drawn by the seed")
     ap.add_argument("--seed", type=int, default=0, help="of the examples")
     ap.add_argument("--prompt", type=int, help="only this prompt of the task, counted from 1 (default: each)")
-    ap.add_argument("--begin", choices=BEGIN, default="training", help="what stands before a text: the end of another, as in the training rows, or what lm-evaluation-harness puts there")
+    ap.add_argument("--begin", choices=BEGIN, help="what stands before a text: the end of another, as in the training rows, or what lm-evaluation-harness puts there (default: harness for an imported model, else training)")
     ap.add_argument("--skip-bad", action="store_true", help="leave malformed items out, and count them")
     ap.add_argument("--data", metavar="NAME", help="data/NAME for the loss (default: what the run was trained on)")
     ap.add_argument("--context", type=int, metavar="T", help="tokens in the window (default: the model's)")
@@ -291,6 +290,10 @@ def main():
     ap.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of weights and products (default: float32)")
     args = ap.parse_args()
     run = args.run.rstrip("/")
+    facts = config.read_json(f"{run}/config.json") if os.path.exists(f"{run}/config.json") else {}
+    name = args.data or facts.get("data", {}).get("name")
+    args.tasks = args.tasks or ["loss"] * bool(name) + list(tasks.BENCHMARK)
+    args.begin = args.begin or ("harness" if "imported" in facts else "training")
     for key, least in ("batch", 1), ("context", 2), ("prompt", 1), ("shots", 0):
         if (value := getattr(args, key)) is not None and value < least:
             raise ValueError(f"--{key} {value}: it is at least {least}")
@@ -304,14 +307,12 @@ def main():
         if args.prompt and args.prompt > len(prompts):
             raise ValueError(f"--prompt {args.prompt}: {spec} has {len(prompts)}")
         read_tasks[spec] = {k: tasks.items(spec, k, args.shots, args.shots_file, args.seed, args.skip_bad) for k in prompts if args.prompt in (None, k + 1)}
-    facts = config.read_json(f"{run}/config.json") if os.path.exists(f"{run}/config.json") else {}
-    model, tokenizer = sample.load(run, args.device, args.step)
-    model, T, out = model.to(getattr(torch, args.dtype)), args.context or model.cfg.context, f"{run}/evaluations"
+    model, tokenizer = sample.load(run, args.device, args.step, getattr(torch, args.dtype))
+    T, out = args.context or model.cfg.context, f"{run}/evaluations"
     os.makedirs(out, exist_ok=True)
     settings = {"run": run, "step": args.step or max(int(s) for s in os.listdir(f"{run}/checkpoints") if os.path.exists(f"{run}/checkpoints/{s}/done")), "context": T,
                 "dtype": args.dtype, "torch": torch.__version__}
     if "loss" in args.tasks:
-        name = args.data or facts.get("data", {}).get("name")
         if not name:
             raise ValueError(f"{run} does not say which data it was trained on; give --data NAME, or --tasks without loss")
         manifest = data.read_manifest(f"data/{name}")

@@ -26,6 +26,7 @@ LOGITS = 2 ** 27        # float32 logits held at once by the loss: 512 MiB; more
 EXTRA = 8               # coordinates ALiBi adds to a head: three are used, attention kernels like multiples of 8
 DRAWS = 2 ** 20         # initial weights drawn at once: a row block of a matrix, with a generator of its own
 IGNORE = -100           # target of a position that is not scored
+SINKS = 4               # first tokens of a text that are never forgotten
 
 
 class LayerNorm(nn.LayerNorm):
@@ -49,12 +50,33 @@ class RMSNorm(nn.Module):
 NORM = {"layer": LayerNorm, "rms": RMSNorm}
 
 
+def linear(x, weight, bias=None):
+    """x (..., C) times weight (N, C) transposed. When a text is written token by token x is one row, and the work is to read the weights from
+    memory. Libraries read them with one core, at a fraction of its speed; as a batch of pieces, or compiled to a multiply and a sum, with all."""
+    if x.numel() > x.shape[-1] or x.device.type != "cpu":
+        return F.linear(x, weight, bias)
+    if torch.compiler.is_compiling():
+        y = (weight.float() * x.reshape(-1).float()).sum(-1).type_as(weight)
+    elif weight.dtype == torch.float32:
+        pieces = weight.view(math.gcd(len(weight), 16), -1, weight.shape[1])
+        y = torch.bmm(pieces, x.reshape(1, -1).t().expand(len(pieces), -1, -1))
+    else:
+        return F.linear(x, weight, bias)
+    y = y.view(*x.shape[:-1], len(weight))
+    return y if bias is None else y + bias
+
+
+class Linear(nn.Linear):
+    def forward(self, x):
+        return linear(x, self.weight, self.bias)
+
+
 class GELU(nn.Module):
     """C -> 4C -> C with the tanh form of GELU, the one BLOOM's fused kernel computes."""
     def __init__(self, C, width, bias):
         super().__init__()
         width = width or 4 * C
-        self.up, self.down = nn.Linear(C, width, bias=bias), nn.Linear(width, C, bias=bias)
+        self.up, self.down = Linear(C, width, bias=bias), Linear(width, C, bias=bias)
 
     def forward(self, x):
         return self.down(F.gelu(self.up(x), approximate="tanh"))
@@ -65,8 +87,8 @@ class SwiGLU(nn.Module):
     def __init__(self, C, width, bias):
         super().__init__()
         width = width or 256 * math.ceil((8 * C // 3) / 256)
-        self.gate, self.up = nn.Linear(C, width, bias=bias), nn.Linear(C, width, bias=bias)
-        self.down = nn.Linear(width, C, bias=bias)
+        self.gate, self.up = Linear(C, width, bias=bias), Linear(C, width, bias=bias)
+        self.down = Linear(width, C, bias=bias)
 
     def forward(self, x):
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -125,20 +147,21 @@ POSITION = {"alibi": alibi, "rope": rope, "none": lambda q, k, v, pos, theta: (q
 
 
 class Attention(nn.Module):
-    def __init__(self, cfg, layer):
+    def __init__(self, cfg):
         super().__init__()
-        self.layer = layer
         self.H, self.K, self.D = cfg.heads, cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads
         self.place, self.theta = POSITION[cfg.position], cfg.theta
-        self.qkv = nn.Linear(cfg.dim, (self.H + 2 * self.K) * self.D, bias=cfg.bias)
-        self.out = nn.Linear(cfg.dim, cfg.dim, bias=cfg.bias)
+        self.qkv = Linear(cfg.dim, (self.H + 2 * self.K) * self.D, bias=cfg.bias)
+        self.out = Linear(cfg.dim, cfg.dim, bias=cfg.bias)
 
-    def forward(self, x, pos, mask, cache):
+    def forward(self, x, pos, mask, past):
         B, T, C = x.shape
         q, k, v = self.qkv(x).view(B, T, -1, self.D).transpose(1, 2).split((self.H, self.K, self.K), 1)     # (B, H or K, T, D)
         q, k, v = self.place(q, k, v, pos, self.theta)
-        if cache is not None:
-            k, v = cache.add(self.layer, k, v)                                                                # (B, H or K, S, D)
+        if past is not None:
+            keys, values, n = past
+            keys[:, :, n:n + T], values[:, :, n:n + T] = k, v
+            k, v = keys[:, :, :n + T], values[:, :, :n + T]                                                   # (B, H or K, S, D)
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1, scale=self.D ** -0.5,
                                            enable_gqa=q.shape[1] != k.shape[1])
         return self.out(y[..., :self.D].transpose(1, 2).reshape(B, T, C))
@@ -146,20 +169,20 @@ class Attention(nn.Module):
 
 class Block(nn.Module):
     """`recompute` keeps only the block's input for the backward pass and computes the rest again (activation checkpointing, Chen et al. 2016)."""
-    def __init__(self, cfg, layer, recompute=False):
+    def __init__(self, cfg, recompute=False):
         super().__init__()
         self.recompute = recompute
-        self.norm1, self.attn = NORM[cfg.norm](cfg.dim, eps=cfg.eps), Attention(cfg, layer)
+        self.norm1, self.attn = NORM[cfg.norm](cfg.dim, eps=cfg.eps), Attention(cfg)
         self.norm2, self.mlp = NORM[cfg.norm](cfg.dim, eps=cfg.eps), MLP[cfg.mlp](cfg.dim, cfg.mlp_dim, cfg.bias)
         self.attn.out.residual = self.mlp.down.residual = True      # they write to the residual stream: init() scales them
 
-    def forward(self, x, pos, mask=None, cache=None):
+    def forward(self, x, pos, mask=None, past=None):
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.compute, x, pos, mask, cache, use_reentrant=False, preserve_rng_state=False)     # nothing here is random
-        return self.compute(x, pos, mask, cache)
+            return checkpoint(self.compute, x, pos, mask, past, use_reentrant=False, preserve_rng_state=False)     # nothing here is random
+        return self.compute(x, pos, mask, past)
 
-    def compute(self, x, pos, mask, cache):                         # pre-norm, both papers
-        x = x + self.attn(self.norm1(x), pos, mask, cache)
+    def compute(self, x, pos, mask, past):                          # pre-norm, both papers
+        x = x + self.attn(self.norm1(x), pos, mask, past)
         return x + self.mlp(self.norm2(x))
 
 
@@ -170,9 +193,9 @@ class Transformer(nn.Module):
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab, cfg.dim)
         self.embed_norm = LayerNorm(cfg.dim, eps=cfg.eps) if cfg.embed_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(cfg, i, recompute) for i in range(cfg.layers))
+        self.blocks = nn.ModuleList(Block(cfg, recompute) for _ in range(cfg.layers))
         self.norm = NORM[cfg.norm](cfg.dim, eps=cfg.eps)
-        self.head = None if cfg.tied else nn.Linear(cfg.dim, cfg.vocab, bias=False)
+        self.head = None if cfg.tied else Linear(cfg.dim, cfg.vocab, bias=False)
 
     def forward(self, ids, targets=None, cache=None, last=False):
         """(B, T) ids to (B, T, V) logits, of the `last` token only if asked; with targets (B, T) to the sum of their losses, IGNOREd ones left out."""
@@ -187,15 +210,15 @@ class Transformer(nn.Module):
                 pos = pos - cache.pad.unsqueeze(1)
             mask = mask.unsqueeze(1)                                                            # (B or 1, 1, T, S)
         x = self.embed_norm(self.embed(ids)).float()                # the residual stream is float32
-        for block in self.blocks:
-            x = block(x, pos, mask, cache)
+        for i, block in enumerate(self.blocks):
+            x = block(x, pos, mask, (cache.k[i], cache.v[i], n) if cache else None)
         x = self.norm(x)
         if cache:
             cache.n += T
         return self.logits(x[:, -1:] if last else x) if targets is None else self.loss(x, targets)
 
     def logits(self, x):
-        return F.linear(x, self.embed.weight if self.head is None else self.head.weight)
+        return linear(x, self.embed.weight if self.head is None else self.head.weight)
 
     def loss(self, x, targets):
         """Sum of the cross entropies of x (B, T, C) against targets (B, T), in nats.
@@ -213,18 +236,37 @@ class Transformer(nn.Module):
 
 
 class Cache:
-    """Keys and values of the tokens seen, allocated once for S tokens. `pad` (B,): tokens of left padding in each row, or None."""
+    """Keys and values of the `n` tokens seen, in memory taken once, for S tokens. `pad` (B,): tokens of left padding in each row, or None."""
     def __init__(self, cfg, B, S, pad=None, device=None, dtype=torch.float32):
         alibi = cfg.position == "alibi"
         K, D = cfg.heads if alibi else cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads + EXTRA * alibi
+        self.cfg, self.n, self.pad = cfg, 0, pad
         self.k, self.v = (torch.zeros(cfg.layers, B, K, S, D, device=device, dtype=dtype) for _ in "kv")
-        self.n, self.pad = 0, pad
 
-    def add(self, layer, k, v):
-        """Store (B, K, T, D) behind what the layer has; returns all S of them."""
-        S = self.n + k.shape[2]
-        self.k[layer, :, :, self.n:S], self.v[layer, :, :, self.n:S] = k, v
-        return self.k[layer, :, :, :S], self.v[layer, :, :, :S]
+    def rows(self, index, S):
+        """A copy of the rows of `index` (B,), with room for S tokens."""
+        k, pad = self.k[:, index], None if self.pad is None else self.pad[index]
+        new = Cache(self.cfg, len(index), S, pad, k.device, k.dtype)
+        new.k[:, :, :, :self.n], new.v[:, :, :, :self.n], new.n = k[:, :, :, :self.n], self.v[:, index, :, :self.n], self.n
+        return new
+
+    def slide(self, m):
+        """Forget all but the first SINKS tokens of a text and its last `m`, and move these up to them, as if nothing had been between (Xiao
+        et al. 2023: without the first tokens, on which heads rest that look for nothing, a model fails). Memory stays bounded; returns how
+        many tokens are gone. A row that is shorter than that loses padding instead."""
+        B, d = self.k.shape[1], self.n - SINKS - m
+        pad = torch.zeros(B, dtype=torch.long, device=self.k.device) if self.pad is None else self.pad
+        index = torch.arange(SINKS + m, device=pad.device).repeat(B, 1)
+        index = torch.where(index < SINKS, index + pad.clamp(max=d).unsqueeze(1), index + d)                # (B, SINKS + m)
+        was, pad = index - pad.unsqueeze(1), (pad - d).clamp(min=0)
+        now, place, D = torch.arange(SINKS + m, device=pad.device) - pad.unsqueeze(1), POSITION[self.cfg.position], self.cfg.dim // self.cfg.heads
+        for layer in range(len(self.k)):
+            k, v = (x[layer].transpose(1, 2)[torch.arange(B, device=pad.device).unsqueeze(1), index].transpose(1, 2) for x in (self.k, self.v))
+            # keys that hold their position as coordinates are given new ones, keys that are turned are turned on by the difference
+            _, k, v = place(k[..., :D], k[..., :D], v[..., :D], now if self.cfg.position == "alibi" else now - was, self.cfg.theta)
+            self.k[layer, :, :, :SINKS + m], self.v[layer, :, :, :SINKS + m] = k, v
+        self.n, self.pad = SINKS + m, pad if pad.any() else None
+        return d
 
 
 @torch.no_grad()
@@ -259,3 +301,13 @@ def flops_per_token(cfg, parameters):
     An untied embedding is only looked up; a tied one is also the head."""
     multiplied = parameters - (0 if cfg.tied else cfg.vocab * cfg.dim)
     return 6 * multiplied + 12 * cfg.layers * cfg.dim * cfg.context
+
+
+def can_compile(device):
+    """Whether torch.compile works here; says why not. It needs a C++ compiler for the CPU, Triton for a GPU."""
+    try:
+        torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
+        return True
+    except Exception as e:              # whatever it is, the run can do without
+        print(f"compile: not possible here, going on without ({type(e).__name__}: {' '.join(str(e).split())[:150]})")
+        return False

@@ -38,7 +38,9 @@ def make_tokenizer(corpus, sizes, limits, files, workers):
     """The corpus's own tokenizer, trained on its training documents, or the one given. sizes: {language: bytes}."""
     t = corpus.tokenizer
     if t.path:
-        return tokenizers.load(t.path)
+        if (given := tokenizers.load(t.path)).eos is None:
+            raise ValueError(f"the tokenizer of {t.path} has no token that ends a text, and documents must not run into each other; name its eos_token in tokenizer_config.json")
+        return given
     share = tokenizers.keep(sizes, t.bytes, t.alpha)
 
     def texts():

@@ -1,157 +1,204 @@
 """Prompt to text.
 
     python sample.py runs/bloom-toy --prompt "Once upon a time"
-    echo "def main():" | python sample.py runs/bloom-toy --tokens 100 --temperature 0
+    echo "def main():" | python sample.py runs/bloom-toy --tokens 100 --temperature 0 --compile
+    python sample.py runs/llama-toy --interactive                   # what you type is added to the text, and the model goes on
+    python sample.py runs/bloom-toy --jsonl prompts.jsonl --out texts.jsonl --samples 4 --logprobs 5
 
-Several prompts (--prompt A --prompt B, or a file with one per line) make one batch; each is continued as if it were alone.
+Several prompts (--prompt A --prompt B, a file with one per line, JSON lines) make batches; each is continued as if it were alone, and sample i of a
+prompt is what --seed SEED+i gives. Text goes to standard output, tokens per second to standard error. generate.py does the work.
 
-Letters: B prompts   T tokens   V vocabulary   S tokens the cache holds
+JSON lines: {"prompt": "...", whatever else} in; the same and "samples": [{"text", "tokens", "finish": end, stop or length, "logprobs"}] out.
 """
 import argparse
-import codecs
+import contextlib
+import json
 import os
 import sys
+import time
 
 import torch
 
 import checkpoint
 import config
 import tokenizer as tokenizers
-from model import Cache, Transformer
+from generate import Draw, Past, continuations, most
+from model import Cache, Transformer, can_compile
 
 
-def load(run, device="cpu", step=None):
-    """(model, tokenizer) of a run folder, from its newest whole checkpoint or that of `step`."""
+def load(run, device="cpu", step=None, dtype=torch.float32):
+    """(model, tokenizer) of a run folder, from its newest whole checkpoint or that of `step`, with weights of `dtype`. tokenizer.begin: the ids before
+    a text. In our training rows a text follows the end of another; an imported model begins as its own tokenizer does."""
     if not os.path.exists(f"{run}/config.json"):
-        raise ValueError(f"{run} is not a run: it has no config.json; train.py makes one")
+        raise ValueError(f"{run} is not a run: it has no config.json; train.py makes one, and convert.py import")
     facts = config.read_json(f"{run}/config.json")
     tokenizer = tokenizers.load(f"{run}/tokenizer")
     if tokenizers.fingerprint(tokenizer) != facts["tokenizer"]["fingerprint"]:
         raise ValueError(f"{run}/tokenizer is not the one the model was trained with; put that one back")
+    if "imported" in facts:
+        tokenizer.begin, tokenizer.ends = tokenizer.prompt, set(facts["imported"]["eos"])
+    else:
+        tokenizer.begin = [tokenizer.eos, *tokenizer.prompt]
     with torch.device("meta"):
-        model = Transformer(config.Model(**facts["model"]))
+        model = Transformer(config.Model(**facts["model"])).to(dtype)
     model.to_empty(device=device)
     if checkpoint.newest(run, model, step=step) is None:
         raise ValueError(f"{run} has no checkpoint yet")
     return model.eval(), tokenizer
 
 
-def choose(logits, temperature, top_k, top_p, generator):
-    """One id from logits (V,): the likeliest at temperature 0; else drawn among the top_k likeliest ids, cut where their
-    probabilities reach top_p (nucleus sampling, Holtzman et al. 2019). The likeliest id always stays."""
-    if temperature == 0:
-        return int(logits.argmax())
-    p, ids = torch.softmax(logits.double() / temperature, -1).sort(descending=True, stable=True)
-    keep = torch.arange(len(p)) < (top_k or len(p))
-    keep &= p.cumsum(-1) - p < top_p
-    p = p * keep
-    return int(ids[torch.multinomial(p / p.sum(), 1, generator=generator)])
+def compile(model):
+    """Compile the step of one token, by which a text is written; a prompt is read as before. The blocks are alike: one is compiled for all."""
+    for part in model.blocks:
+        def forward(x, *rest, fast=torch.compile(part.forward), slow=part.forward):
+            return (fast if x.shape[1] == 1 else slow)(x, *rest)
+        part.forward = forward
+    model.logits = torch.compile(model.logits)
 
 
-@torch.inference_mode()
-def generate(model, tokenizer, prompts, tokens, temperature=0.8, top_k=None, top_p=1.0, seed=0):
-    """Yield (prompt number, id) as they are drawn for `prompts`, a list of lists of ids; after `</s>` a prompt gets no more.
+def described(tokenizer, text):
+    """A generate.Text as JSON: what was written, why it ended, and each token's log-probability if it was asked for."""
+    def shown(i):
+        return tokenizer.bytes_of(i).decode("utf-8", "replace")
+    found = {"text": text.text, "tokens": text.n, "finish": text.finish}
+    if text.tokens:
+        found["logprobs"] = [{"id": i, "text": shown(i), "logprob": p, "top": [[j, shown(j), q] for j, q in top]} for i, p, top in text.tokens]
+    return found
 
-    Shorter prompts are padded on the left; every prompt has a generator of its own with the same seed, so it gets the same
-    text alone or in a batch.
-    """
-    device, cfg = next(model.parameters()).device, model.cfg
-    lengths = [len(p) for p in prompts]
-    S = max(lengths) + tokens
-    if cfg.position != "alibi" and max(lengths) + tokens > cfg.context:
-        room = cfg.context - max(lengths)
-        raise ValueError(f"a prompt of {max(lengths)} tokens and {tokens} new ones are more than the {cfg.context} this model was trained on, which position={cfg.position} "
-                         + (f"does not go beyond; use --tokens {room} or less" if room > 0 else "does not go beyond; shorten the prompt"))
-    pad = torch.tensor([max(lengths) - n for n in lengths], device=device)
-    ids = torch.tensor([[0] * (max(lengths) - len(p)) + p for p in prompts], device=device)
-    cache = Cache(cfg, len(prompts), S, pad if pad.any() else None, device, model.embed.weight.dtype)
-    generators = [torch.Generator().manual_seed(seed) for _ in prompts]
-    open_ = set(range(len(prompts)))
-    for _ in range(tokens):
-        logits = model(ids, cache=cache, last=True)[:, -1, :tokenizer.vocab].float().cpu()      # (B, V): rows of padding are never drawn
-        drawn = [tokenizer.eos] * len(prompts)
-        for b in sorted(open_):
-            drawn[b] = choose(logits[b], temperature, top_k, top_p, generators[b])
-            if drawn[b] == tokenizer.eos:
-                open_.discard(b)
-            elif (yield b, drawn[b]):               # the caller sends True to end this prompt
-                open_.discard(b)
-        if not open_:
+
+def speed(began, texts):
+    n, end = sum(t.n for t in texts), time.perf_counter()
+    first = min((t.began for t in texts if t.began), default=end)
+    return f"{n:,} tokens in {end - began:.2f} s: the first after {first - began:.2f} s, then {max(0, n - len(texts)) / max(1e-9, end - first):,.1f} per second"
+
+
+def interactive(model, tokenizer, turn, settings):
+    """Add what is typed to the text, let the model go on, again and again. What both have written stays in the cache: only what is new is read."""
+    weight, text = model.embed.weight, ""
+    past = Past(Cache(model.cfg, 1, most(model.cfg, settings["window"]), device=weight.device, dtype=weight.dtype))
+    print("What you type is added to the text, an empty line lets the model go on; /new begins another text, Ctrl-D ends.", file=sys.stderr)
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
             return
-        ids = torch.tensor(drawn, device=device).unsqueeze(1)
+        if line == "/new":
+            text = ""
+            continue
+        text += turn.replace("{}", line) if line else ""
+        try:
+            for _, new in continuations(model, tokenizer, [text], past=past, **settings):
+                text += new
+                print(new, end="", flush=True)
+        except ValueError as e:         # the text has become too long
+            print(f"error: {e}; /new begins another text", file=sys.stderr)
+        print(flush=True)
 
 
-class Text:
-    """Bytes of tokens to text that may be shown: whole characters, and nothing that could be the beginning of a stop string."""
-    def __init__(self, stops=()):
-        self.stops, self.decoder = [s for s in stops if s], codecs.getincrementaldecoder("utf-8")("replace")
-        self.text, self.shown, self.stopped = "", 0, False
-
-    def add(self, piece, final=False):
-        """The text that can be shown now."""
-        self.text += self.decoder.decode(piece, final)
-        found = [at for s in self.stops if (at := self.text.find(s, max(0, self.shown - len(s)))) >= 0]
-        end = len(self.text)
-        if found:
-            end, self.stopped = min(found), True
-            self.text = self.text[:end]
-        elif not final:
-            end -= max((n for s in self.stops for n in range(1, len(s)) if self.text.endswith(s[:n])), default=0)
-        new, self.shown = self.text[self.shown:end], max(end, self.shown)
-        return new
+def records(path):
+    """The prompts of a file of JSON lines: objects with a "prompt"; whatever else they have is kept."""
+    found = []
+    with sys.stdin if path == "-" else open(path, encoding="utf-8") as f:
+        for n, line in enumerate(f, 1):
+            try:
+                if not isinstance(record := json.loads(line), dict) or not isinstance(record.get("prompt"), str):
+                    raise ValueError('it must be an object with a text "prompt"')
+            except (ValueError, RecursionError) as e:
+                raise ValueError(f"{path}, line {n}: {e}") from e
+            found.append(record)
+    return found
 
 
-def continuations(model, tokenizer, prompts, stops=(), **settings):
-    """Yield (prompt number, new text) for a list of strings, as it becomes certain; joined they are each prompt's continuation."""
-    ids = [[tokenizer.eos, *tokenizer.prompt, *tokenizer.encode(p)] for p in prompts]        # in the training rows a text follows the end of another
-    texts, words = [Text(stops) for _ in prompts], generate(model, tokenizer, ids, **settings)
-    try:
-        b, i = next(words)
-        while True:
-            piece = tokenizer.bytes_of(i)
-            if tokenizer.prompt and not prompts[b] and not texts[b].text and piece.startswith(b" "):
-                piece = piece[1:]                   # SentencePiece begins a text with a space
-            if new := texts[b].add(piece):
-                yield b, new
-            b, i = words.send(texts[b].stopped)
-    except StopIteration:
-        pass
-    for b, text in enumerate(texts):
-        if not text.stopped and (new := text.add(b"", final=True)):
-            yield b, new
+def lines(model, tokenizer, path, out, batch, settings):
+    """Continue the prompts of a file of JSON lines, `batch` rows at a time, in their order. What `out` has already is not done again."""
+    todo, made, began, every = records(path), [], time.perf_counter(), []
+    if out and os.path.exists(out):
+        with open(out, "rb+") as f:
+            made = [line for line in f if line.endswith(b"\n")]
+            f.truncate(sum(map(len, made)))                     # what an interruption left of the last line
+        for n, (line, record) in enumerate(zip(made, todo), 1):
+            if json.loads(line).get("prompt") != record["prompt"]:
+                raise ValueError(f"{out}, line {n} continues another prompt than {path}; choose another --out")
+        print(f"{out} has {len(made)} of {len(todo)} prompts", file=sys.stderr)
+    samples = settings["samples"]
+    step = max(1, batch // samples)
+    with open(out, "ab") if out else contextlib.nullcontext(sys.stdout.buffer) as f:
+        for first in range(len(made), len(todo), step):
+            part, texts = todo[first:first + step], []
+            for _ in continuations(model, tokenizer, [r["prompt"] for r in part], into=texts, **settings):
+                pass
+            for i, record in enumerate(part):
+                record["samples"] = [described(tokenizer, t) for t in texts[i * samples:(i + 1) * samples]]
+                f.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            f.flush()
+            every += texts
+            print(f"{first + len(part):,} of {len(todo):,} prompts   {speed(began, every)}", file=sys.stderr)
+    if out:
+        print(f"wrote {out}", file=sys.stderr)
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("run", metavar="runs/NAME")
-    ap.add_argument("--prompt", action="append", help="text to continue; may be repeated. Without it and --file: standard input")
+    ap.add_argument("run", metavar="runs/NAME", help="a run of train.py, or what convert.py imported")
+    ap.add_argument("--prompt", action="append", help="text to continue; may be repeated. Without it, --file and --jsonl: standard input")
     ap.add_argument("--file", help="file with one prompt per line")
+    ap.add_argument("--jsonl", metavar="FILE", help="file of JSON lines with a prompt each; - for standard input")
+    ap.add_argument("--out", metavar="FILE", help="where --jsonl goes (default: standard output); begun before, it is continued")
+    ap.add_argument("--batch", type=int, default=16, help="rows at once with --jsonl (default: 16)")
+    ap.add_argument("--interactive", action="store_true", help="add what you type to the text, line by line")
+    ap.add_argument("--turn", default="{}", help=r"how a typed line, {}, is added, e.g. $'\nYou: {}\nModel:' (default: {})")
     ap.add_argument("--tokens", type=int, default=200, help="most tokens to draw (default: 200)")
     ap.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)")
     ap.add_argument("--top-k", type=int, help="draw among the K likeliest tokens (default: all)")
     ap.add_argument("--top-p", type=float, default=0.95, help="draw among the likeliest tokens that make up P (default: 0.95)")
+    ap.add_argument("--min-p", type=float, default=0.0, help="draw among tokens at least P times as likely as the likeliest (default: 0)")
+    ap.add_argument("--penalty", type=float, default=1.0, help="repetition penalty: above 1, tokens that were there are less likely (default: 1)")
+    ap.add_argument("--samples", type=int, default=1, help="texts for each prompt (default: 1)")
     ap.add_argument("--stop", action="append", default=[], help="end before this text; may be repeated")
     ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--logprobs", type=int, metavar="K", help="list each token's log-probability, and those of the K likeliest")
+    ap.add_argument("--window", type=int, help="keep the first 4 and the last tokens, at most this many: a text goes on for ever in bounded memory "
+                                               "(default: ALiBi 4 times the trained length; RoPE stops there)")
     ap.add_argument("--step", type=int, help="use the checkpoint of this step (default: the newest)")
     ap.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda if there, else cpu")
+    ap.add_argument("--dtype", choices=["float32", "bfloat16"], help="of weights and cache (default: bfloat16 on cuda, else float32)")
+    ap.add_argument("--compile", action="store_true", help="compile the step of one token: some 15 s first, then faster")
     args = ap.parse_args()
     if args.tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1 or args.top_k is not None and args.top_k < 1:
         raise ValueError("--tokens and --top-k are at least 1, --temperature at least 0, --top-p above 0 and at most 1")
+    if args.samples < 1 or args.batch < 1 or not 0 <= args.min_p <= 1 or args.penalty <= 0 or (args.logprobs or 0) < 0 or args.window is not None and args.window < 16:
+        raise ValueError("--samples and --batch are at least 1, --min-p from 0 to 1, --penalty above 0, --logprobs at least 0, --window at least 16")
+    ways = [bool(args.prompt or args.file), bool(args.jsonl), args.interactive]
+    if sum(ways) > 1 or args.interactive and args.samples > 1 or args.out and not args.jsonl:
+        raise ValueError("one of --prompt and --file, --jsonl, or --interactive; --interactive writes one sample, and --out belongs to --jsonl")
     if args.device == "cuda" and not torch.cuda.is_available() or args.device == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"--device {args.device}: this machine has none; use --device cpu")
-    with open(args.file or os.devnull, encoding="utf-8") as f:
-        prompts = (args.prompt or []) + f.read().splitlines() or [sys.stdin.read().removesuffix("\n")]
-    model, tokenizer = load(args.run, args.device, args.step)
-    parts = continuations(model, tokenizer, prompts, args.stop, tokens=args.tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p, seed=args.seed)
-    if len(prompts) == 1:
-        for i, (_, new) in enumerate(parts):
-            print((prompts[0] if i == 0 else "") + new, end="", flush=True)
-        print()
+    if not any(ways) or args.file:
+        with open(args.file, encoding="utf-8") if args.file else sys.stdin as f:
+            prompts = (args.prompt or []) + (f.read().splitlines() if args.file else [f.read().removesuffix("\n")])
     else:
-        texts = list(prompts)
-        for b, new in parts:
-            texts[b] += new
-        print("\n---\n".join(texts))
+        prompts = args.prompt
+    model, tokenizer = load(args.run, args.device, args.step, getattr(torch, args.dtype or ("bfloat16" if args.device == "cuda" else "float32")))
+    if args.compile and can_compile(args.device):
+        compile(model)
+    settings = {"tokens": args.tokens, "stops": args.stop, "samples": args.samples, "logprobs": args.logprobs, "seed": args.seed, "window": args.window,
+                "draw": Draw(args.temperature, args.top_k, args.top_p, args.min_p, args.penalty)}
+    if args.interactive:
+        return interactive(model, tokenizer, args.turn, settings)
+    if args.jsonl:
+        return lines(model, tokenizer, args.jsonl, args.out, args.batch, settings)
+    began, texts, shown = time.perf_counter(), [], False
+    for _, new in continuations(model, tokenizer, prompts, into=texts, **settings):
+        if len(prompts) * args.samples == 1:                # it is shown as it comes
+            print((prompts[0] if not shown else "") + new, end="", flush=True)
+            shown = True
+    if len(texts) == 1:
+        print("" if shown else prompts[0])
+    else:
+        print("\n---\n".join(prompts[r // args.samples] + t.text for r, t in enumerate(texts)))
+    for t in texts if args.logprobs is not None else ():
+        print("\n".join(f"{x['logprob']:9.4f}  {x['text']!r:20}" + "".join(f"   {s!r} {q:.4f}" for _, s, q in x["top"]) for x in described(tokenizer, t)["logprobs"]))
+    print(speed(began, texts), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,19 +5,15 @@
     python tokenizer.py report data/wide --input 'crawl/*.jsonl' --monolingual      # fertility by language; --show "a text" prints its pieces
 
 Both kinds have  encode(text) -> ids   encode_batch(texts)   decode(ids)   bytes_of(id)   save(folder)
-and              vocab   bos eos unk pad (ids or None)   prompt (ids a text begins with)   and load(folder) reads either.
+and              vocab   bos eos unk pad (ids or None)   prompt (ids a text begins with)   ends (set of the ids that end one)   space (whether
+encode() puts one before a text). load(folder) reads either, also from models on Hugging Face, with the same ids as there, or refuses. A text that
+spells a special token stays text: no text gives bos, eos or an added token.
 """
 import argparse
 import collections
-import concurrent.futures
-import contextlib
-import functools
 import hashlib
 import heapq
 import io
-import itertools
-import json
-import multiprocessing
 import os
 import re
 
@@ -26,7 +22,9 @@ import sentencepiece
 import tiktoken
 
 import config
-from corpus import sources
+from corpus import sources, tokenizer_json
+from corpus.sampling import LONGEST, MOST, batches, chosen, count_pieces, keep
+from corpus.tokenizer_json import BYTE, CHAR
 
 # BLOOM, section 3.3. Its tokenizer.json holds REGEX: a piece is an optional space and what is neither white space nor one of
 # these signs; what lies between two pieces is a piece too. The nested class in it means, written plainly:
@@ -34,60 +32,6 @@ REGEX = " ?[^(\\s|[.,!?…。，、।۔،])]+"
 GAP = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000()|.,!?…。，、।۔،"      # Python's \s also takes \x1c-\x1f
 PIECES = rf" ?[^{GAP}]+|[{GAP}]+?(?= ?[^{GAP}])|[{GAP}]+"
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>"]
-# The printable stand-in of each byte in tokenizer.json: itself, or the next unused character from U+0100 on.
-PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
-spare = iter(range(256, 512))
-CHAR = {b: chr(b if b in PRINTABLE else next(spare)) for b in range(256)}
-BYTE = {c: b for b, c in CHAR.items()}
-
-
-LONGEST = 1000          # bytes of a piece that is counted: a base64 block or a minified file would fill the vocabulary with itself
-MOST = 2_000_000        # different pieces that are kept while counting, the most frequent ones: bounds the memory on any corpus
-
-
-def keep(sizes, budget, alpha):
-    """{language: share of its text to train on}, so that languages of `sizes` bytes have parts of `budget` in proportion to size ** alpha.
-    keep({"en": 900, "yo": 100}, 500, 0.5) -> {"en": 0.4166..., "yo": 1.0}: of 375 and 125 bytes yo has only 100. A small language is not repeated."""
-    whole = sum(n ** alpha for n in sizes.values())
-    budget = min(budget, sum(sizes.values()))
-    return {lang: min(1.0, budget * n ** alpha / whole / n) for lang, n in sizes.items()}
-
-
-def pieces_of(texts):
-    return collections.Counter(piece for text in texts for piece in re.findall(PIECES, text))
-
-
-def batches(texts, size=4_000_000):
-    """Lists of texts, each of about `size` characters."""
-    batch, n = [], 0
-    for text in texts:
-        batch.append(text)
-        n += len(text)
-        if n > size:
-            yield batch
-            batch, n = [], 0
-    yield batch
-
-
-def count_pieces(texts, workers=1):
-    """(Counter of the pieces of `texts`, pieces left out for their length, for their rarity). The counts do not depend on the workers."""
-    count, long, rare, waiting, parts = collections.Counter(), 0, 0, collections.deque(), batches(texts)
-    with contextlib.ExitStack() as stack:
-        submit = lambda part: part
-        if workers > 1:
-            submit = functools.partial(stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))).submit, pieces_of)
-        for part in itertools.chain(parts, [None] * workers):           # at most `workers` batches are on their way: the memory stays bounded
-            if part is not None:
-                waiting.append(submit(part))
-            if waiting and (part is None or len(waiting) > workers):
-                done = waiting.popleft()
-                count.update(done.result() if workers > 1 else pieces_of(done))
-                if len(count) > 2 * MOST:
-                    kept = collections.Counter(dict(count.most_common(MOST)))
-                    count, rare = kept, rare + count.total() - kept.total()
-    for piece in [p for p in count if len(p) > LONGEST // 4 and len(p.encode()) > LONGEST]:
-        long += count.pop(piece)
-    return count, long, rare
 
 
 def train_bpe(count, vocab):
@@ -151,18 +95,21 @@ def train_bpe(count, vocab):
 
 
 class BPE:
-    """Byte-level BPE: ids 0-3 are SPECIALS, then 256 bytes, then the merges in order. tiktoken does the encoding."""
-    kind, file = "bpe", "tokenizer.json"
+    """Byte-level BPE: ids 0-3 are SPECIALS, then 256 bytes, then the merges in order; from elsewhere any ids. tiktoken does the encoding."""
+    kind, file, space = "bpe", "tokenizer.json", False
 
-    def __init__(self, merges):
-        self.merges = merges
+    def __init__(self, merges, ranks=None, shown={}, pattern=PIECES):
+        """ranks: {bytes: id} of other ids than BLOOM's, shown: {id: bytes} of their added tokens; a younger entry has a higher id."""
+        self.merges, self.pattern, self.way, self.files = merges, pattern, pattern if pattern != PIECES else "", {}
         entries = [bytes([BYTE[c]]) for c in sorted(BYTE)] + [a + b for a, b in merges]
-        self.entries = [b""] * len(SPECIALS) + entries
-        self.vocab = len(self.entries)
+        self.ranks = ranks or {e: i for i, e in enumerate(entries, len(SPECIALS))}
+        self.vocab = 1 + max([*self.ranks.values(), *shown])
+        self.entries = [b""] * self.vocab
+        for i, entry in *((i, e) for e, i in self.ranks.items()), *shown.items():
+            self.entries[i] = entry
         self.unk, self.bos, self.eos, self.pad = range(4)
-        self.prompt = []                            # BLOOM puts nothing before a text
-        self.ranks = {e: i for i, e in enumerate(self.entries) if e}
-        self.tiktoken = tiktoken.Encoding("bpe", pat_str=PIECES, mergeable_ranks=self.ranks, special_tokens={})
+        self.prompt, self.ends = [], {self.eos}     # BLOOM puts nothing before a text
+        self.tiktoken = tiktoken.Encoding("bpe", pat_str=pattern, mergeable_ranks=self.ranks, special_tokens={})
 
     def encode(self, text):
         return self.encode_batch([text])[0]
@@ -174,10 +121,11 @@ class BPE:
         return [i if self.short(t) else self.encode_long(t) for t, i in zip(texts, ids)]
 
     def short(self, text):      # tiktoken's regex engine gives up inside a run of about a million spaces
-        return len(text) < 50_000 or not re.search(f"[{GAP}]{{50000}}", text)
+        return len(text) < 50_000 or not re.search(r"(?s).{400000}" if self.way else f"[{GAP}]{{50000}}", text)
 
     def encode_long(self, text):
-        return [i for piece in re.findall(PIECES, text) for i in self.tiktoken._encode_single_piece(piece)]
+        pieces = tokenizer_json.spelled_out(self.pattern).findall(text) if self.way else re.findall(PIECES, text)
+        return [i for piece in pieces for i in self.tiktoken._encode_single_piece(piece)]
 
     def bytes_of(self, i):
         return self.entries[i]
@@ -186,7 +134,9 @@ class BPE:
         return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
 
     def save(self, folder):
-        """tokenizer.json in Hugging Face's format, and what transformers needs beside it."""
+        """tokenizer.json in Hugging Face's format, and what transformers needs beside it; or the files it was read from, as they were."""
+        if self.files:
+            return tokenizer_json.write(folder, self.files)
         def text(entry):
             return "".join(CHAR[b] for b in entry)
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -206,23 +156,10 @@ class BPE:
               "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"})
 
     @classmethod
-    def read(cls, path):
-        """A tokenizer.json of ours or of BLOOM; any other kind is refused by what differs."""
-        with open(path, encoding="utf-8") as f:
-            file = json.load(f)
-        model, before = file["model"], file["pre_tokenizer"] or {}
-        steps = before.get("pretokenizers", [before])
-        if model.get("type") != "BPE" or model.get("byte_fallback") or any(model.get(k) for k in ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")):
-            raise ValueError(f"its model is {model.get('type')}{' with byte fallback' * bool(model.get('byte_fallback'))}, not byte-level BPE")
-        if file.get("normalizer") or [s.get("type") for s in steps] != ["Split", "ByteLevel"] or steps[0]["pattern"].get("Regex") != REGEX or steps[1].get("use_regex") \
-                or steps[1].get("add_prefix_space") or steps[0].get("behavior") != "Isolated" or steps[0].get("invert"):
-            raise ValueError("its text is normalised or cut into pieces otherwise than BLOOM's")
-        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        tokenizer = cls([tuple(bytes(BYTE[c] for c in part) for part in merge) for merge in merges])
-        if len(model["vocab"]) != tokenizer.vocab or any(model["vocab"].get(s) != i for i, s in enumerate(SPECIALS)) \
-                or any(model["vocab"].get("".join(CHAR[b] for b in e)) != i for e, i in tokenizer.ranks.items()):
-            raise ValueError("its ids are not specials, bytes and merges in this order")
-        return tokenizer
+    def read(cls, files):
+        """(Tokenizer, {special token: id}) of files that load() found."""
+        ranks, shown, ids, pattern = tokenizer_json.byte_level(files)
+        return cls([], ranks, shown, PIECES if pattern == REGEX else tokenizer_json.total(pattern)), ids
 
 
 # LLaMA's trainer settings, read from its tokenizer.model; digits are split and unknown characters become bytes (section 2.1)
@@ -254,14 +191,21 @@ class SentencePiece:
     kind, file = "sentencepiece", "tokenizer.model"
 
     def __init__(self, model):
-        self.model = model
+        self.model, self.files = model, {}
         self.sp = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab = sp.vocab_size()
-        self.unk, self.bos, self.eos, self.pad = sp.unk_id(), sp.bos_id(), sp.eos_id(), None
-        self.prompt = [self.bos]                    # as in Meta's inference code
+        self.unk, self.bos, self.eos, self.pad = (None if i < 0 else i for i in (sp.unk_id(), sp.bos_id(), sp.eos_id(), sp.pad_id()))
+        self.prompt, self.ends = [i for i in [self.bos] if i is not None], {self.eos} - {None}      # as in Meta's inference code
         self.entries = [b"" if sp.is_control(i) or sp.is_unknown(i) else bytes([int(sp.id_to_piece(i)[3:5], 16)]) if sp.is_byte(i)
                         else sp.id_to_piece(i).replace("\u2581", " ").encode() for i in range(self.vocab)]
         self.byte = {self.entries[i][0]: i for i in range(self.vocab) if sp.is_byte(i)}
+        self.space = self.entries_of("a") == b" a"
+        self.way = "" if self.space else "no space before"
+        if len(self.byte) < 256 or any(self.entries_of(text) != b" " * self.space + text.encode() for text in ("a", "  a  \t\u3000\n", "e\u0301\ufb01\u00bd")):
+            raise ValueError("it normalises the text or has not all 256 bytes, so that a text could not come back as it was")
+
+    def entries_of(self, text):
+        return b"".join(self.entries[i] for i in self.sp.encode(text))
 
     def encode(self, text):
         return self.encode_batch([text])[0]
@@ -281,7 +225,7 @@ class SentencePiece:
     def stand_in(self, text):
         """U+2581 in a text would come back as a space. This is a pair of different characters that neither the text nor the
         vocabulary has: it is encoded in its place, as bytes, which are then exchanged."""
-        private = [c for c in map(chr, range(0xE000, 0xF900)) if self.sp.piece_to_id(c) == self.unk]
+        private = [c for c in map(chr, range(0xE000, 0xF900)) if self.sp.piece_to_id(c) == self.sp.unk_id()]
         return next(c + d for c in private for d in private if c != d and c + d not in text)
 
     def bytes_of(self, i):
@@ -289,19 +233,24 @@ class SentencePiece:
 
     def decode(self, ids):
         text = b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
-        return text[1:] if text.startswith(" ") else text       # the space that encode() put in front
+        return text[1:] if self.space and text.startswith(" ") else text        # the space that encode() put in front
 
     def save(self, folder):
-        os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, self.file), "wb") as f:
-            f.write(self.model)
+        tokenizer_json.write(folder, self.files or {self.file: self.model})
+        if self.files:
+            return
         config.write_json(os.path.join(folder, "tokenizer_config.json"), {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True,
               "clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"})
 
     @classmethod
-    def read(cls, path):
-        with open(path, "rb") as f:
-            return cls(f.read())
+    def read(cls, files):
+        """From a tokenizer.model, else of the same entries in a tokenizer.json."""
+        file = tokenizer_json.parse(files, "tokenizer.json")
+        tokenizer = cls(files[cls.file] if cls.file in files else tokenizer_json.sentencepiece_model(file))
+        ids = {tokenizer.sp.id_to_piece(i): i for i in range(tokenizer.vocab)}
+        if file and ids != {e: i[0] if isinstance(i, tuple) else i for part in tokenizer_json.vocabulary(file) for e, i in part.items()}:
+            raise ValueError("tokenizer.json beside it has other entries; without tokenizer.model that one is read")
+        return tokenizer, {e: i for e, i in ids.items() if not tokenizer.entries[i]}
 
 
 KINDS = {"bpe": BPE, "sentencepiece": SentencePiece}
@@ -321,27 +270,36 @@ def train(kind, texts, vocab, workers=1):
         raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least 300")
     if kind == "sentencepiece":
         return SentencePiece(train_sentencepiece(texts, vocab))
-    count, long, rare = count_pieces(texts, workers)
+    count, long, rare = count_pieces(PIECES, texts, workers)
     if long or rare:
         print(f"{len(count):,} different pieces; left out: {long:,} longer than {LONGEST} bytes, {rare:,} rare ones beyond {MOST:,} different ones")
     return BPE(train_bpe(count, vocab))
 
 
 def load(folder):
-    """The tokenizer saved in `folder`, of either kind."""
-    for cls in KINDS.values():
-        path = os.path.join(folder, cls.file)
-        if os.path.exists(path):
-            try:
-                return cls.read(path)
-            except (ValueError, KeyError, TypeError, RuntimeError) as e:
-                raise ValueError(f"{path} is not a tokenizer this program can use: {e}") from e
-    raise ValueError(f"no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model")
+    """The tokenizer saved in `folder`, of either kind, ours or Hugging Face's. What it cannot encode exactly as there it refuses (ValueError, one line)."""
+    files = tokenizer_json.read(folder)
+    name = next((n for n in (BPE.file, SentencePiece.file) if n in files), None)
+    if not name:
+        raise ValueError(f"no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model")
+    try:
+        cls = BPE if name == BPE.file and tokenizer_json.is_byte_level(files) else SentencePiece
+        name = cls.file if cls.file in files else name
+        tokenizer, ids = cls.read(files)
+        own = {role: getattr(tokenizer, role) for role in tokenizer_json.ROLES if name == SentencePiece.file}
+        vars(tokenizer).update(tokenizer_json.facts(files, ids, tokenizer.vocab, own), files=files)
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError, re.error) as e:
+        said = " ".join(str(e).split()) if isinstance(e, (ValueError, RuntimeError)) else f"it is malformed ({type(e).__name__}: {e})"
+        raise ValueError(f"{os.path.join(folder, name)} is not a tokenizer this program can use: {said:.400}") from e
+    for i in {getattr(tokenizer, role) for role in tokenizer_json.ROLES} - {None}:
+        tokenizer.entries[i] = b""                  # also one that the file says is not special
+    return tokenizer
 
 
 def fingerprint(tokenizer):
-    """Names a tokenizer by what it does: the hash of its entries in order."""
-    return hashlib.sha256(b"\n".join(e.hex().encode() for e in tokenizer.entries)).hexdigest()[:16]
+    """Names a tokenizer by what it does: the hash of its entries in order, and of how it cuts or begins a text if that is not BLOOM's or LLaMA's way."""
+    lines = [e.hex() for e in tokenizer.entries] + [tokenizer.way] * bool(tokenizer.way)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def train_command(args):
@@ -363,11 +321,6 @@ def train_command(args):
     tokenizer.save(args.out)
     used, tokens = map(sum, zip(*((len(t.encode()), len(ids)) for part in batches(texts()) for t, ids in zip(part, tokenizer.encode_batch(part)))))
     print(f"{args.out}: {tokenizer.vocab} entries; {used:,} of {sizes.total():,} bytes were used, and are {tokens:,} tokens, {used / tokens:.2f} bytes per token")
-
-
-def chosen(name, share):
-    """Whether a document is among the `share` to train on: by its name alone."""
-    return int.from_bytes(hashlib.sha256(str(name).encode()).digest()[8:16], "little") / 2 ** 64 < share
 
 
 def main():

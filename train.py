@@ -2,6 +2,7 @@
 
     python train.py configs/bloom.py                              # toy size: minutes on a laptop
     python train.py configs/llama.py run.name=try1 optim.lr=2e-3 data.name=mine
+    python train.py configs/llama.py init_from=runs/smol run.name=mine data.name=mine model.context=256      # weights of another run, or imported ones
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # eight GPUs; docs/launch.md has the rest
 
 Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop saves at the end of the step.
@@ -26,7 +27,7 @@ import data
 import distributed
 import prepare
 import watch
-from model import Transformer, count, flops_per_token, init
+from model import Transformer, can_compile, count, flops_per_token, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # dense bfloat16 FLOP/s, and the memory in 10^9 bytes it is sold with; from the data sheets
@@ -61,16 +62,6 @@ def choose_device(run):
     why = "as set" if run.dtype != "auto" else "the device is good at it" if good else "the device has no fast bfloat16"
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads" if device == "cpu" else device
     return device, torch.bfloat16 if bf16 else None, f"{device} ({name}), {'bfloat16 products, float32 weights' if bf16 else 'float32'}: {why}"
-
-
-def can_compile(device):
-    """Whether torch.compile works here; says why not. It needs a C++ compiler for the CPU, Triton for a GPU."""
-    try:
-        torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
-        return True
-    except Exception as e:              # whatever it is, the run can do without
-        print(f"run.compile: not possible here, going on without ({type(e).__name__}: {' '.join(str(e).split())[:150]})")
-        return False
 
 
 def build(cfg, device, dtype):
@@ -169,12 +160,14 @@ def start(run, cfg, rows):
              "data_sha256": {s: v["train"]["sha256"] for s, v in rows.manifest["sources"].items()}}
     if os.path.exists(f"{run}/config.json"):
         before = config.read_json(f"{run}/config.json")
+        if "imported" in before:
+            raise ValueError(f"{run} is an imported model; train.py goes on from it with init_from={run} and another run.name")
         for key, old, new in config.differences(before, facts):
             if key.startswith("model."):
                 raise ValueError(f"{run} holds a model of another shape: {key} is {old} there and {new} here; use another run.name")
             if key.startswith("tokenizer."):
                 raise ValueError(f"{run} was trained with another tokenizer than that of {rows.folder} ({old}, not {new}); use another run.name or the data it began with")
-            if key.startswith(("data", "run.seed", "run.batch", "run.ramp")):
+            if key.startswith(("data", "run.seed", "run.batch", "run.ramp", "init_from")):
                 raise ValueError(f"{run} was trained with {key}={old}, now it is {new}: its rows would come in another order; use another run.name")
             print(f"changed since {run} was last started: {key} {old} -> {new}")
     os.makedirs(run, exist_ok=True)
@@ -182,6 +175,17 @@ def start(run, cfg, rows):
         shutil.copytree(f"{rows.folder}/tokenizer", f"{run}/tokenizer.new", dirs_exist_ok=True)
         os.rename(f"{run}/tokenizer.new", f"{run}/tokenizer")
     config.write_json(f"{run}/config.json", facts)
+
+
+def same_model(cfg, rows):
+    """Stop a run that begins with another's weights and cannot use them: another shape, another tokenizer."""
+    facts = config.read_json(f"{cfg.init_from}/config.json")
+    for key, old, new in config.differences(facts["model"], config.plain(cfg.model)):
+        if key not in ("context", "init_std"):
+            raise ValueError(f"init_from={cfg.init_from} holds a model with {key}={old}, model.{key}={new} is another one; leave model.{key} away")
+    if facts["tokenizer"] != rows.manifest["tokenizer"]:
+        raise ValueError(f"{rows.folder} was made with another tokenizer than that of {cfg.init_from}: its tokens mean something else; "
+                         f"prepare it with --tokenizer {cfg.init_from}/tokenizer")
 
 
 def prepare_data(cfg):
@@ -200,6 +204,8 @@ def train(cfg):
     watch.at("preparing the data")
     distributed.once(lambda: prepare_data(cfg))
     rows, T = data.Rows(cfg), cfg.model.context
+    if cfg.init_from:
+        same_model(cfg, rows)
     entries = rows.manifest["vocab"]
     cfg.model.vocab = cfg.model.vocab or math.ceil(entries / 128) * 128
     if entries > cfg.model.vocab:
@@ -217,7 +223,11 @@ def train(cfg):
 
     watch.at("loading a checkpoint")
     state = checkpoint.newest(run, model, optimizer)
-    if state is None:
+    if state is None and cfg.init_from:
+        if checkpoint.newest(cfg.init_from, model) is None:
+            raise ValueError(f"init_from={cfg.init_from} has no checkpoint yet")
+        print(f"beginning with the weights of {cfg.init_from}")
+    elif state is None:
         init(model, r.seed)
     step, skipped = (state["step"], state.get("skipped", [])) if state else (0, [])         # skipped: the steps whose update was not finite
     log = Log(run, step)

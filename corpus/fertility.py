@@ -28,7 +28,7 @@ class Count:
     def __init__(self, tokenizer, texts, lang):
         ids = tokenizer.encode_batch(texts)
         found = collections.Counter(w for t in texts for w in words(t, lang, False))
-        spaced = tokenizer.kind == "bpe"            # SentencePiece puts the space itself; before a Han character there is none
+        spaced = not tokenizer.space               # SentencePiece puts the space itself; before a Han character there is none
         cut = [len(tokens) for tokens in tokenizer.encode_batch([" " + w if spaced and not HAN.fullmatch(w) else w for w in found])]
         self.documents, self.tokens, self.words = len(texts), sum(map(len, ids)), found.total()
         self.bytes, self.characters = sum(len(t.encode()) for t in texts), sum(map(len, texts))

@@ -14,7 +14,7 @@ BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
 
 def small(name, heads=4, **changes):
     cfg = config.load(f"{ROOT}/configs/{name}.py").model
-    for key, value in dict(layers=2, dim=8 * heads, heads=heads, vocab=131, context=48, **changes).items():
+    for key, value in (dict(layers=2, dim=8 * heads, heads=heads, vocab=131, context=48) | changes).items():
         setattr(cfg, key, value)
     return cfg
 

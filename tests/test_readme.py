@@ -32,7 +32,7 @@ def test_every_command_has_help_with_an_example():
 def test_nothing_is_pickled_and_one_file_knows_of_processes():
     for path in FILES:
         text = open(path, encoding="utf-8").read()
-        assert not re.search(r"import pickle|torch\.(load|save)\(", text), path
+        assert not re.search(r"import pickle|torch\.save\(|torch\.load\((?!.*weights_only=True)", text), path
         assert path.endswith(("checkpoint.py", "distributed.py")) or "torch.distributed" not in re.sub(r'""".*?"""', "", text, flags=re.S), path
 
 

@@ -8,6 +8,7 @@ import re
 import pytest
 import tokenizer as T
 from conftest import ROOT, run
+from corpus import sampling
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -141,7 +142,7 @@ def test_merges_and_ids_are_those_of_hugging_face_tokenizers(texts, tmp_path):
 
 
 def train_bpe(texts, vocab):
-    return T.train_bpe(T.count_pieces(texts)[0], vocab)
+    return T.train_bpe(T.count_pieces(T.PIECES, texts)[0], vocab)
 
 
 def test_bpe_by_hand():
@@ -184,11 +185,11 @@ def test_merges_are_those_of_counting_anew_each_time():
 
 
 def test_counting_is_the_same_for_any_workers_and_stays_within_its_bounds(texts, monkeypatch):
-    assert T.count_pieces(texts, 2) == T.count_pieces(texts)
-    count, long, rare = T.count_pieces(["x" * 1001 + " y" * 3, "é" * 501, "é" * 500])
+    assert T.count_pieces(T.PIECES, texts, 2) == T.count_pieces(T.PIECES, texts)
+    count, long, rare = T.count_pieces(T.PIECES, ["x" * 1001 + " y" * 3, "é" * 501, "é" * 500])
     assert count == {" y": 3, "é" * 500: 1} and (long, rare) == (2, 0), "a piece of more than 1000 bytes would fill the vocabulary"
-    monkeypatch.setattr(T, "MOST", 10)
-    count, _, rare = T.count_pieces((f"a a a b b w{i}" for i in range(100_000)))
+    monkeypatch.setattr(sampling, "MOST", 10)
+    count, _, rare = T.count_pieces(T.PIECES, (f"a a a b b w{i}" for i in range(100_000)))
     assert len(count) <= 20 and count["a"] == 100_000 and count.total() + rare == 600_000
 
 
@@ -218,13 +219,12 @@ def test_blooms_own_file_loads_and_other_kinds_are_refused_by_what_differs(token
         path.write_text(json.dumps(other), encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             T.load(tmp_path)
-    changed(lambda f: f.update(normalizer={"type": "NFKC"}), "normalised or cut into pieces otherwise")
-    changed(lambda f: f["pre_tokenizer"]["pretokenizers"][1].update(use_regex=True), "cut into pieces otherwise")
-    changed(lambda f: f.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}), "cut into pieces otherwise")
+    changed(lambda f: f.update(normalizer={"type": "NFKC"}), "it normalises the text")
+    changed(lambda f: f["pre_tokenizer"]["pretokenizers"][1].update(use_regex=True), "into pieces by Split and ByteLevel with settings")
     changed(lambda f: f["model"].update(type="Unigram"), "its model is Unigram")
-    changed(lambda f: f["model"].update(byte_fallback=True), "with byte fallback")
-    changed(lambda f: f["model"]["vocab"].update({"a": 5}), "in this order")
-    changed(lambda f: f["model"]["merges"].reverse(), "in this order")
+    changed(lambda f: f["model"].update(byte_fallback=True), "otherwise than LLaMA's")
+    changed(lambda f: f["model"]["vocab"].update({"a": 5}), "the same id")
+    changed(lambda f: f["model"]["merges"].reverse(), "reached by no merges|two places")
     path.write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="not a tokenizer"):
         T.load(tmp_path)

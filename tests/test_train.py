@@ -109,6 +109,40 @@ def tiny_model():
     return cfg.model
 
 
+@pytest.mark.parametrize("name", ["bloom", "llama"])
+def test_a_run_begins_with_the_weights_of_another_and_a_schedule_of_its_own(work, name):
+    train.train(tiny(name, "first", "model.mlp_dim=40"))
+    settings = ["run.tokens=1280", "optim.lr=1e-4", "init_from=runs/first", "run.seed=7", "run.save_every=5", "optim.decay=1280"]
+    train.train(tiny(name, "second", *settings))
+    records = log("second")
+    assert json.load(open("runs/second/config.json"))["model"]["mlp_dim"] == 40, "the shape is that of the other run too"
+    assert records[0]["val"] == next(r["val"] for r in log("first") if r["step"] == 20 and "val" in r) and records[1]["lr"] == pytest.approx(1e-4 * 128 / 512)
+    # stopped and continued it goes on from its own checkpoint, not from the other run's weights
+    train.train(tiny(name, "third", *settings, "run.tokens=640"))
+    train.train(tiny(name, "third", *settings))
+    assert all(torch.equal(t, weights("second", 10)[k]) for k, t in weights("third", 10).items())
+
+
+def test_a_run_that_cannot_begin_with_another_s_weights_says_why(work):
+    train.train(tiny("bloom", "first", "run.tokens=128"))
+    with pytest.raises(ValueError, match="init_from=runs/none: that is not a run"):
+        tiny("bloom", "r", "init_from=runs/none")
+    with pytest.raises(ValueError, match="holds a model with position=alibi, model.position=none is another one"):
+        train.train(tiny("bloom", "r", "init_from=runs/first", "model.position=none"))
+    with pytest.raises(ValueError, match="another tokenizer than that of runs/first.*--tokenizer runs/first/tokenizer"):
+        train.train(tiny("bloom", "r", "init_from=runs/first", "data.name=tiny-sp"))
+    train.train(tiny("bloom", "r", "init_from=runs/first", "run.tokens=128", "model.context=16"))
+    with pytest.raises(ValueError, match="init_from=runs/first"):
+        train.train(tiny("bloom", "r", "run.tokens=256", "model.context=16"))
+    os.rename("runs/first/checkpoints", "runs/first/gone")
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        train.train(tiny("bloom", "s", "init_from=runs/first"))
+    facts = json.load(open("runs/first/config.json"))
+    json.dump({**facts, "imported": {"from": "x", "eos": [2]}}, open("runs/first/config.json", "w"))
+    with pytest.raises(ValueError, match="is an imported model; train.py goes on from it with init_from=runs/first"):
+        train.train(tiny("bloom", "first"))
+
+
 def test_one_step_is_adamw_on_the_clipped_mean_gradient(work):
     """The first step by hand: Adam moves each weight by lr * sign(g), and decays matrices by lr * 0.1."""
     cfg = tiny("bloom", "one", "run.tokens=128", "run.save_every=1", "optim.warmup=128", "optim.lr=1e-3", "optim.decay=256")
@@ -365,7 +399,7 @@ def test_without_a_compiler_the_run_says_so_and_goes_on(work, monkeypatch, capsy
     monkeypatch.setattr(torch, "compile", broken)
     train.train(tiny("bloom", "r", "run.compile=true"))
     out = capsys.readouterr().out
-    assert out.count("run.compile: not possible here, going on without (RuntimeError: no C++ compiler found)") == 1 and log("r")[-1]["step"] == 20
+    assert out.count("compile: not possible here, going on without (RuntimeError: no C++ compiler found)") == 1 and log("r")[-1]["step"] == 20
 
 
 @pytest.mark.slow
