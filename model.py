@@ -51,18 +51,17 @@ NORM = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 def linear(x, weight, bias=None):
-    """x (..., C) times weight (N, C) transposed. When a text is written token by token x is one row, and the work is to read the weights from
-    memory. Libraries read them with one core, at a fraction of its speed; as a batch of pieces, or compiled to a multiply and a sum, with all."""
-    if x.numel() > x.shape[-1] or x.device.type != "cpu":
-        return F.linear(x, weight, bias)
-    if torch.compiler.is_compiling():
-        y = (weight.float() * x.reshape(-1).float()).sum(-1).type_as(weight)
-    elif weight.dtype == torch.float32:
+    """x (..., C) times weight (N, C) transposed. When texts are written token by token x is a few rows, and the work is to read the weights from memory.
+    On a CPU the libraries let one core do it, at a fraction of the memory's speed: as a batch of pieces, or compiled from a multiply and a sum, all do."""
+    rows = x.numel() // x.shape[-1]
+    if x.device.type == "cpu" and rows <= 8 and weight.dtype == torch.float32:
         pieces = weight.view(math.gcd(len(weight), 16), -1, weight.shape[1])
-        y = torch.bmm(pieces, x.reshape(1, -1).t().expand(len(pieces), -1, -1))
+        y = torch.bmm(pieces, x.reshape(rows, -1).t().expand(len(pieces), -1, -1)).view(-1, rows).t()
+    elif x.device.type == "cpu" and rows == 1 and torch.compiler.is_compiling():
+        y = (weight.float() * x.reshape(-1).float()).sum(-1).type_as(weight)
     else:
         return F.linear(x, weight, bias)
-    y = y.view(*x.shape[:-1], len(weight))
+    y = y.reshape(*x.shape[:-1], len(weight))
     return y if bias is None else y + bias
 
 

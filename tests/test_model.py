@@ -64,7 +64,7 @@ def hugging_face(name, m):
     else:
         K = cfg.kv_heads or H
         hf = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=cfg.vocab, hidden_size=cfg.dim, num_hidden_layers=cfg.layers, num_attention_heads=H,
-                                           num_key_value_heads=K, intermediate_size=m.blocks[0].mlp.up.out_features, rms_norm_eps=cfg.eps))
+                                           num_key_value_heads=K, intermediate_size=m.blocks[0].mlp.up.out_features, rms_norm_eps=cfg.eps, tie_word_embeddings=cfg.tied))
         inner = {"norm1": "input_layernorm", "norm2": "post_attention_layernorm", "attn.out": "self_attn.o_proj",
                  "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj"}
         for key, value in w.items():
@@ -75,7 +75,7 @@ def hugging_face(name, m):
                     out[f"model.layers.{layer[1]}.self_attn.{n}_proj.weight"] = v
             else:
                 out[{"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}.get(part) or f"model.layers.{layer[1]}.{inner[layer[2]]}"] = value
-        out = {k.removesuffix(".weight") + ".weight": v for k, v in out.items()}
+        out = {k.removesuffix(".weight") + ".weight": v for k, v in out.items()} | ({"lm_head.weight": w["embed.weight"]} if cfg.tied else {})
     hf.load_state_dict(out)
     return hf
 

@@ -1,0 +1,492 @@
+"""Hugging Face folders in and out: weights, configuration and tokenizer of BLOOM and LLaMA models. LLaMA as Meta hands it out comes in too.
+
+    python convert.py import HF_DIR runs/NAME           # sample.py, evaluate.py and train.py init_from=runs/NAME go on from there
+    python convert.py export runs/bloom-toy OUT --licence cc-by-4.0         # opens with AutoModelForCausalLM and AutoTokenizer; README.md is the model card
+
+What is not exactly one of the two models is refused by name. Nothing in a folder is run: weights are safetensors, or pickles that may hold nothing but
+tensors. They pass one by one, in the dtype they have. Read it from NAMES to export_run(); card() is what people read about the model.
+
+Letters: C model width   H heads   K key heads   D head width (C // H)   F mlp width
+"""
+import argparse
+import collections
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+import shutil
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+import checkpoint
+import config
+import tokenizer as tokenizers
+from corpus.card import table
+from evaluate import progress
+from model import MLP, Transformer, count
+
+# Our parameters, and the tensors they are made of: of BLOOM and LLaMA at Hugging Face, and of LLaMA in Meta's files. N is the layer.
+NAMES = {
+    "embed":             ("transformer.word_embeddings",                       "model.embed_tokens",                       "tok_embeddings"),
+    "embed_norm":        ("transformer.word_embeddings_layernorm",             None,                                       None),
+    "blocks.N.norm1":    ("transformer.h.N.input_layernorm",                   "model.layers.N.input_layernorm",           "layers.N.attention_norm"),
+    "blocks.N.attn.qkv": ("transformer.h.N.self_attention.query_key_value",    "model.layers.N.self_attn.{q,k,v}_proj",    "layers.N.attention.w{q,k,v}"),
+    "blocks.N.attn.out": ("transformer.h.N.self_attention.dense",              "model.layers.N.self_attn.o_proj",          "layers.N.attention.wo"),
+    "blocks.N.norm2":    ("transformer.h.N.post_attention_layernorm",          "model.layers.N.post_attention_layernorm",  "layers.N.ffn_norm"),
+    "blocks.N.mlp.gate": (None,                                                "model.layers.N.mlp.gate_proj",             "layers.N.feed_forward.w1"),
+    "blocks.N.mlp.up":   ("transformer.h.N.mlp.dense_h_to_4h",                 "model.layers.N.mlp.up_proj",               "layers.N.feed_forward.w3"),
+    "blocks.N.mlp.down": ("transformer.h.N.mlp.dense_4h_to_h",                 "model.layers.N.mlp.down_proj",             "layers.N.feed_forward.w2"),
+    "norm":              ("transformer.ln_f",                                  "model.norm",                               "norm"),
+    "head":              ("lm_head",                                           "lm_head",                                  "output"),
+}
+LAYOUTS = ("bloom", "llama", "meta")        # the columns
+SWITCHES = {"bloom": dict(position="alibi", norm="layer", mlp="gelu", bias=True, embed_norm=True),
+            "llama": dict(position="rope", norm="rms", mlp="swiglu", bias=False, embed_norm=False)}
+# Our settings: the value that stands where none is given, transformers' default; then the keys in config.json or params.json. An export writes the first key
+KEYS = {
+    "bloom": {"layers": (2, "n_layer", "num_hidden_layers"), "dim": (64, "hidden_size", "n_embed"), "heads": (8, "n_head", "num_attention_heads"), "eps": (1e-5, "layer_norm_epsilon"),
+              "init_std": (0.02, "initializer_range"), "context": (2048, "seq_length"), "vocab": (250_880, "vocab_size")},
+    "llama": {"layers": (32, "num_hidden_layers"), "dim": (4096, "hidden_size"), "heads": (32, "num_attention_heads"), "eps": (1e-6, "rms_norm_eps"), "init_std": (0.02, "initializer_range"),
+              "context": (2048, "max_position_embeddings"), "vocab": (32_000, "vocab_size"), "kv_heads": (None, "num_key_value_heads"), "mlp_dim": (11_008, "intermediate_size"),
+              "theta": (1e4, "rope_theta", "rope_parameters.rope_theta")},
+    "meta": {"layers": ("needed", "n_layers"), "dim": ("needed", "dim"), "heads": ("needed", "n_heads"), "eps": ("needed", "norm_eps"), "init_std": (0.02,), "context": (2048, "max_seq_len"),
+             "vocab": ("needed", "vocab_size"), "kv_heads": (None, "n_kv_heads"), "mlp_dim": (None,), "theta": (1e4, "rope_theta")},
+}
+# with any other value of these it is another model
+PLAIN = {"bloom": {"apply_residual_connection_post_layernorm": False, "n_inner": None, "quantization_config": None},
+         "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "sliding_window": None, "num_local_experts": None, "num_experts": None,
+                   "partial_rotary_factor": 1, "rope_interleaved": False, "quantization_config": None},
+         "meta": {"use_scaled_rope": False}}
+BUFFERS = r"(\.rotary_emb\.inv_freq|\.(self_attention|attention|self_attn|attn)\.(masked_)?bias|^rope\.freqs)$"        # stored by some versions, never learned
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+Found = collections.namedtuple("Found", "file shape dtype read")        # a tensor of theirs; read() returns it
+
+
+def names(layout, ours):
+    """The tensors that make our parameter. names("llama", "blocks.3.attn.out.weight") -> ["model.layers.3.self_attn.o_proj.weight"]"""
+    part, kind = ours.rsplit(".", 1)
+    layer = re.search(r"\.\d+\.", part)
+    theirs = NAMES[re.sub(r"\.\d+\.", ".N.", part)][LAYOUTS.index(layout)]
+    theirs = f"{theirs.replace('.N.', layer[0]) if layer else theirs}.{kind}"
+    return [theirs.replace("{q,k,v}", x) for x in "qkv"] if "{" in theirs else [theirs]
+
+
+def to_ours(layout, ours, parts, cfg):
+    """Their tensors as our parameter `ours`. The rows of qkv are ({q, k, v}, head, D) here; BLOOM's are (head, {q, k, v}, D), and LLaMA's are three
+    matrices. In Meta's, RoPE turns rows (2i, 2i + 1) of each head of q and k; here and at Hugging Face (i, i + D/2)."""
+    H, D = cfg.heads, cfg.dim // cfg.heads
+    if layout == "bloom" and "qkv" in ours:
+        return parts[0].unflatten(0, (H, 3, D)).transpose(0, 1).flatten(0, 2)
+    if layout == "meta" and "qkv" in ours:
+        parts = [p.unflatten(0, (-1, D // 2, 2)).transpose(1, 2).flatten(0, 2) for p in parts[:2]] + parts[2:]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def to_theirs(layout, ours, p, cfg):
+    """The other way. On the meta device this tells the shapes, which is all that is asked of Meta's layout."""
+    H, K, D = cfg.heads, cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads
+    if "qkv" not in ours:
+        return [p]
+    return [p.unflatten(0, (3, H, D)).transpose(0, 1).flatten(0, 2)] if layout == "bloom" else [x.clone() for x in p.split((H * D, K * D, K * D))]
+
+
+def read(path):
+    """The object in a JSON file."""
+    try:
+        facts = config.read_json(path)
+    except RecursionError as e:
+        raise ValueError(f"{path} is nested too deeply") from e
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return facts
+
+
+def settings(layout, facts, path, **known):
+    """The config.Model that a JSON object describes; `known` are settings that stand elsewhere. What the paper's rule gives is None, as in a config of ours."""
+    for key, plain in PLAIN[layout].items():
+        if facts.get(key) not in (None, plain):
+            raise ValueError(f"{path}: {key}={facts[key]!r:.80} is not supported; it must be {json.dumps(plain)}")
+    for name, (default, *keys) in KEYS[layout].items():
+        there, kind = {k: facts[k] for k in keys if facts.get(k) is not None}, float if name in ("eps", "init_std", "theta") else int
+        for key, v in there.items():
+            if name not in known and (type(v) not in (int, float) or not 0 < v < (2 ** 24 if kind is int else 1e12) or kind is int and v != int(v)):
+                raise ValueError(f"{path}: {key}={v!r:.40} must be a {'whole ' * (kind is int)}number above 0 and not absurdly large")
+            if v != next(iter(there.values())):
+                raise ValueError(f"{path}: {' and '.join(f'{k}={v!r:.40}' for k, v in there.items())} contradict each other")
+        value = next(iter(there.values()), default)
+        if value == "needed" and name not in known:
+            raise ValueError(f"{path} does not say {keys[0]}")
+        known.setdefault(name, value if value is None else kind(value))
+    m = config.Model(**SWITCHES["bloom" if layout == "bloom" else "llama"], **known)
+    if m.dim % m.heads or m.heads % (m.kv_heads or 1) or m.position == "rope" and m.dim // m.heads % 2:
+        raise ValueError(f"{path}: width {m.dim}, {m.heads} heads and {m.kv_heads or m.heads} key heads do not go together")
+    with torch.device("meta"):
+        rule = MLP[m.mlp](m.dim, None, False).up.out_features
+    return dataclasses.replace(m, mlp_dim=None if m.mlp_dim == rule else m.mlp_dim, kv_heads=None if m.kv_heads == m.heads else m.kv_heads)
+
+
+def read_config(folder):
+    """(family, config.Model) from the config.json of a Hugging Face folder. A key that is missing means transformers' default."""
+    path = f"{folder}/config.json"
+    facts = read(path)
+    family, classes = facts.get("model_type"), facts.get("architectures") or []
+    if family not in ("bloom", "llama") or not isinstance(classes, list) or any(c not in (f"{family.title()}ForCausalLM", f"{family.title()}Model") for c in classes):
+        raise ValueError(f"{path}: model_type={family!r:.40}, architectures={classes!r:.80} is not supported; BloomForCausalLM and LlamaForCausalLM are")
+    tied = facts.get("tie_word_embeddings", family == "bloom")
+    if type(tied) is not bool:
+        raise ValueError(f"{path}: tie_word_embeddings={tied!r:.40} must be true or false")
+    rope = {}
+    for key in ("rope_scaling", "rope_parameters"):         # the second is transformers 5's, and has theta in it
+        if not isinstance(facts.get(key) or {}, dict):
+            raise ValueError(f"{path}: {key}={facts[key]!r:.40} must be an object")
+        rope |= facts.get(key) or {}
+    if rope.get("rope_type", rope.get("type", "default")) != "default" or rope.get("partial_rotary_factor", 1) != 1 or any(isinstance(v, dict) for v in rope.values()):
+        raise ValueError(f"{path}: RoPE as in {rope!r:.200} is not supported; only rope_type 'default' is")
+    cfg = settings(family, {**facts, "rope_parameters.rope_theta": rope.get("rope_theta")}, path, tied=tied)
+    if facts.get("head_dim") not in (None, cfg.dim // cfg.heads):
+        raise ValueError(f"{path}: head_dim={facts['head_dim']!r:.40} is not supported; it must be hidden_size / num_attention_heads = {cfg.dim // cfg.heads}")
+    return family, cfg
+
+
+def files_of(folder):
+    """{file of weights: names of the tensors an index says are in it, or None without an index}"""
+    there, index = sorted(os.listdir(folder)), "model.safetensors.index.json"
+    single = [f for f in there if f.endswith(".safetensors")]
+    if "model.safetensors" in there or index not in there and len(single) == 1:
+        return {"model.safetensors" if "model.safetensors" in there else single[0]: None}
+    pickles = [f for f in there if f.endswith((".bin", ".pt", ".pth"))]
+    if index not in there and not single and pickles:
+        raise ValueError(f"{folder} has its weights in {pickles[0]}, a pickle, which can run any program when it is opened; where you trust it, "
+                         "transformers makes safetensors of it: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW)")
+    if index not in there:
+        raise ValueError(f"{folder} has {len(single)} .safetensors files, and no model.safetensors or {index}")
+    places, files = read(f"{folder}/{index}").get("weight_map"), collections.defaultdict(set)
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{folder}/{index} has no weight_map")
+    for name, file in places.items():
+        if not isinstance(file, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", file):
+            raise ValueError(f"{folder}/{index}: {name} is said to be in {file!r:.80}, which is not the plain name of a .safetensors file")
+        files[file].add(name)
+    return files
+
+
+def open_safetensors(folder, family, stack):
+    """{name with its prefix: Found}. The files stay open in `stack`, mapped: only what is read takes memory."""
+    found, prefix = {}, {"bloom": "transformer.", "llama": "model."}[family]
+    for file, promised in files_of(folder).items():
+        path = f"{folder}/{file}"
+        try:
+            f = stack.enter_context(safe_open(path, framework="pt"))
+        except SafetensorError as e:
+            raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
+        if promised and (wrong := promised ^ set(f.keys())):
+            raise ValueError(f"{path} {'lacks' if min(wrong) in promised else 'has'} the tensor {min(wrong)}, and the index says otherwise")
+        for name in f.keys():
+            full, piece = name if name.startswith((prefix, "lm_head.")) else prefix + name, f.get_slice(name)
+            if full in found:
+                raise ValueError(f"{path}: the tensor {name} is there twice, also in {found[full].file}")
+            if not re.search(BUFFERS, full):
+                dtype = piece.get_dtype()
+                found[full] = Found(path, tuple(piece.get_shape()), DTYPES.get(dtype, dtype), functools.partial(f.get_tensor, name))
+    return found
+
+
+def open_meta(folder):
+    """(config.Model, {name: Found}) of Meta's layout: params.json, and consolidated.00.pth, 01, ..., each with a slice of every matrix."""
+    path, parts, found = f"{folder}/params.json", [], {}
+    facts = read(path)
+    if more := facts.keys() - {k for _, *keys in KEYS["meta"].values() for k in keys} - {"multiple_of", "ffn_dim_multiplier", "max_batch_size", "use_scaled_rope"}:
+        raise ValueError(f"{path}: {', '.join(sorted(more))} is not supported")
+    for file in sorted(f for f in os.listdir(folder) if re.fullmatch(r"consolidated\.\d+\.pth", f)):
+        try:
+            parts.append(torch.load(f"{folder}/{file}", map_location="cpu", mmap=True, weights_only=True))
+        except Exception as e:          # pickle, zip and torch have an error each
+            raise ValueError(f"{folder}/{file} does not hold tensors alone, or is damaged: {str(e)[:200]}") from e
+        if not isinstance(parts[-1], dict) or parts[-1].keys() != parts[0].keys() \
+                or not all(isinstance(k, str) and isinstance(t, torch.Tensor) and t.layout == torch.strided for k, t in parts[-1].items()):
+            raise ValueError(f"{folder}/{file} does not hold the tensors of one slice of a model")
+    n, file, sizes = len(parts), f"{folder}/consolidated.*.pth", {}
+    for name, t in parts[0].items():
+        slices = [p[name] for p in parts]
+        if len({(s.shape, s.dtype) for s in slices}) > 1 or t.dim() == 1 and not all(torch.equal(t, s) for s in slices):
+            raise ValueError(f"{file}: the slices of {name} do not go together")
+        # wo and w2 are cut on their input side, the embedding of Llama 1 and 2 across its width, the others on their output side
+        side = 1 if name.endswith((".wo.weight", ".w2.weight")) or name == "tok_embeddings.weight" and t.shape[-1] != facts.get("dim") else 0
+        if not re.search(BUFFERS, name):
+            found[name] = Found(file, tuple(t.shape), t.dtype, t.clone) if t.dim() != 2 else \
+                Found(file, (len(t), t.shape[1] * n) if side else (len(t) * n, t.shape[1]), t.dtype, functools.partial(torch.cat, slices, side))
+    if (k := "layers.0.feed_forward.w1.weight") in found:
+        sizes["mlp_dim"] = found[k].shape[0]
+    if facts.get("vocab_size") == -1 and "output.weight" in found:
+        sizes["vocab"] = found["output.weight"].shape[0]
+    return settings("meta", facts, path, tied=False, **sizes), found
+
+
+def fit(layout, cfg, found, where):
+    """Stop unless the tensors found are those of the model, none less or more; returns our parameters on the meta device."""
+    layers = {m[1] for name in found if (m := re.search(r"(?:^|\.)(?:h|layers)\.([0-9]+)\.", name))}
+    if len(layers) != cfg.layers:           # first: a model of 10^6 layers takes long to build
+        raise ValueError(f"{where}: the configuration has {cfg.layers} layers, and there are tensors of {len(layers)}")
+    with torch.device("meta"):
+        parameters, wanted = dict(Transformer(cfg).named_parameters()), {"lm_head.weight"} if cfg.tied else set()
+    for ours, p in parameters.items():
+        theirs = names(layout, ours)
+        wanted.update(theirs)
+        for name, t in zip(theirs, to_theirs(layout, ours, p, cfg)):
+            if name not in found:
+                raise ValueError(f"{where}: there is no tensor {name}" + ", and the head is not tied to the embedding" * (ours == "head.weight"))
+            file, size, dtype, _ = found[name]
+            if size != t.shape:
+                raise ValueError(f"{file}: {name} is {list(size)}, and by the configuration it must be {list(t.shape)}")
+            if dtype not in DTYPES.values() or dtype != found[theirs[0]].dtype:
+                raise ValueError(f"{file}: {name} is {dtype}; it must be float32, bfloat16 or float16, the same for q, k and v")
+    if more := found.keys() - wanted:
+        raise ValueError(f"{found[min(more)].file}: the tensor {min(more)} is none of this model's")
+    head, embed = found.get("lm_head.weight"), found[names(layout, "embed.weight")[0]]
+    if cfg.tied and head and not (head.dtype == embed.dtype and torch.equal(head.read(), embed.read())):
+        raise ValueError(f"{head.file}: lm_head.weight is not the embedding, and the configuration says that they are tied")
+    return parameters
+
+
+@contextlib.contextmanager
+def whole(folder):
+    """A new folder to write to, which gets its name at the end; an error or Ctrl-C leaves nothing."""
+    folder = folder.rstrip("/")
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise ValueError(f"{folder} is there and not empty; choose another name, or delete it")
+    if os.path.lexists(f"{folder}.new"):
+        raise ValueError(f"{folder}.new is there, of a conversion that was killed or still runs; delete it")
+    os.makedirs(f"{folder}.new")
+    try:
+        yield f"{folder}.new"
+        os.rename(f"{folder}.new", folder)
+    except BaseException:
+        shutil.rmtree(f"{folder}.new", ignore_errors=True)
+        raise
+
+
+def write(folder, tensors, size, what, total):
+    """Write pairs (name, tensor) as they come, to files of `size` bytes at most, or of one tensor; returns {name: file}. Holds one file's tensors."""
+    parts, part, tick = [], {}, progress(f"{what}, bytes", total)
+
+    def flush():
+        try:
+            save_file(part, f"{folder}/{len(parts)}", {"format": "pt"})
+        except SafetensorError as e:
+            raise OSError(f"cannot write to {folder}: {e}") from e
+        parts.append(list(part))
+        part.clear()
+    os.makedirs(folder, exist_ok=True)
+    for name, t in tensors:
+        if part and sum(p.nbytes for p in part.values()) + t.nbytes > size:
+            flush()
+        part[name] = t
+        tick(t.nbytes)
+    flush()
+    files = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" if len(parts) > 1 else "model.safetensors" for i in range(len(parts))]
+    for i, file in enumerate(files):
+        os.chmod(f"{folder}/{i}", 0o644)            # save_file makes them for their owner alone
+        os.rename(f"{folder}/{i}", f"{folder}/{file}")
+    return {name: file for part, file in zip(parts, files) for name in part}
+
+
+def ends(folder, tokenizer, rows):
+    """Ids that end a text: generation_config.json's, else config.json's, else the tokenizer's."""
+    for path in (f"{folder}/generation_config.json", f"{folder}/config.json"):
+        if os.path.exists(path) and (ids := read(path).get("eos_token_id")) is not None:
+            ids = ids if isinstance(ids, list) else [ids]
+            if not all(type(i) is int and 0 <= i < rows for i in ids):
+                raise ValueError(f"{path}: eos_token_id={ids!r:.80} must be ids from 0 to {rows - 1}")
+            return ids
+    return sorted(tokenizer.ends)
+
+
+def import_folder(folder, run, place=None, size=5e9):
+    """Make runs/NAME of a folder: config.json, the tokenizer (that of `place`, if it is not beside the weights), and the weights as checkpoint 0."""
+    there = set(os.listdir(folder))
+    with contextlib.ExitStack() as stack:
+        if "config.json" in there:
+            layout, cfg = read_config(folder)
+            found = open_safetensors(folder, layout, stack)
+        elif {"params.json", "consolidated.00.pth"} <= there:
+            layout, (cfg, found) = "meta", open_meta(folder)
+        else:
+            raise ValueError(f"{folder} has neither config.json (Hugging Face) nor params.json and consolidated.00.pth (Meta)")
+        parameters = fit(layout, cfg, found, folder)
+        place = place or (f"{folder}/.." if layout == "meta" and "tokenizer.model" not in there else folder)        # Meta's sizes share one
+        try:
+            tokenizer = tokenizers.load(place)
+        except ValueError as e:
+            raise ValueError(f"{e}; a tokenizer that is elsewhere is given by --tokenizer DIR") from e
+        if tokenizer.vocab > cfg.vocab:
+            raise ValueError(f"the tokenizer of {place} has {tokenizer.vocab:,} entries and the embedding {cfg.vocab:,} rows: they do not belong together")
+        facts = {"size": "imported", "model": dataclasses.asdict(cfg), "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizers.fingerprint(tokenizer)}, "torch": torch.__version__,
+                 "imported": {"from": os.path.basename(os.path.abspath(folder)), "architecture": "llama" if layout == "meta" else layout, "eos": ends(folder, tokenizer, cfg.vocab)}}
+
+        def tensors():
+            for ours in parameters:
+                parts = {name: found[name].read() for name in names(layout, ours)}
+                for name, t in parts.items():
+                    if not all(map(math.isfinite, t.aminmax())):
+                        raise ValueError(f"{found[name].file}: {name} has values that are NaN or infinite")
+                yield ours, to_ours(layout, ours, list(parts.values()), cfg)
+        with whole(run) as new:
+            at = f"{new}/checkpoints/{0:07d}"
+            write(f"{at}/model", tensors(), size, f"importing {folder}", sum(math.prod(f.shape) * f.dtype.itemsize for f in found.values()))
+            tokenizer.save(f"{new}/tokenizer")
+            config.write_json(f"{new}/config.json", facts)
+            checkpoint.seal(at, {"step": 0, "tokens": 0})
+    print(f"wrote {run}: {sum(p.numel() for p in parameters.values()):,} parameters, {cfg.layers} layers of {cfg.dim}, {cfg.heads} heads; tokenizer of {tokenizer.vocab:,} entries\n"
+          f"now: python sample.py {run} --prompt \"...\"")
+
+
+def family_of(cfg, run):
+    """Which of transformers' two models has these choices. A mixture that neither has is refused, naming what the nearer one has not."""
+    wrong = {family: [f"model.{k}={getattr(cfg, k)}" for k, v in switches.items() if getattr(cfg, k) != v] for family, switches in SWITCHES.items()}
+    wrong["bloom"] += [f"model.{k}={v}" for k, v, only in (("kv_heads", cfg.kv_heads, cfg.heads), ("mlp_dim", cfg.mlp_dim, 4 * cfg.dim)) if v not in (None, only)]
+    family = min(wrong, key=lambda f: len(wrong[f]))
+    if wrong[family]:
+        raise ValueError(f"{run} cannot be exported: transformers' {family.title()} has no {', '.join(wrong[family])}")
+    return family
+
+
+def their_config(family, cfg, F, tokenizer, eos, dtype):
+    """config.json as transformers reads it, version 4 the one theta, 5 the other."""
+    values = {**dataclasses.asdict(cfg), "kv_heads": cfg.kv_heads or cfg.heads, "mlp_dim": F}
+    return {"architectures": [f"{family.title()}ForCausalLM"], "model_type": family, **{keys[0]: values[name] for name, (_, *keys) in KEYS[family].items()},
+            **({"hidden_act": "silu", "head_dim": cfg.dim // cfg.heads, "rope_parameters": {"rope_type": "default", "rope_theta": cfg.theta}} if family == "llama" else {}),
+            "tie_word_embeddings": cfg.tied, "dtype": str(dtype).removeprefix("torch."), "bos_token_id": tokenizer.bos, "eos_token_id": eos, "pad_token_id": tokenizer.pad}
+
+
+def empty(cfg, run, step):
+    """A model without values, each parameter in the dtype that the run's checkpoints have."""
+    dtypes = {}
+    for s in checkpoint.steps(run) if step is None else [step]:
+        folder = f"{run}/checkpoints/{s:07d}/model"
+        for file in os.listdir(folder) if os.path.isdir(folder) else ():
+            with contextlib.suppress(SafetensorError), safe_open(f"{folder}/{file}", framework="pt") as f:       # of a damaged one checkpoint.newest() speaks
+                dtypes |= {name: DTYPES[f.get_slice(name).get_dtype()] for name in f.keys()}
+    with torch.device("meta"):
+        model = Transformer(cfg)
+    for name, p in model.named_parameters():
+        p.data = p.data.to(dtypes.get(name, torch.float32))
+    return model.to_empty(device="cpu")
+
+
+def export_run(run, out, step=None, size=5e9, licence=None):
+    """Write a run's model as a folder that transformers opens, with a model card."""
+    if not os.path.exists(f"{run}/config.json"):
+        raise ValueError(f"{run} is not a run: it has no config.json; train.py or an import makes one")
+    facts, tokenizer = config.read_json(f"{run}/config.json"), tokenizers.load(f"{run}/tokenizer")
+    if tokenizers.fingerprint(tokenizer) != facts["tokenizer"]["fingerprint"]:
+        raise ValueError(f"{run}/tokenizer is not the one the model was trained with; put that one back")
+    cfg = config.Model(**facts["model"])
+    family, model = family_of(cfg, run), empty(cfg, run, step)
+    if (state := checkpoint.newest(run, model, step=step)) is None:
+        raise ValueError(f"{run} has no checkpoint yet")
+    eos = facts.get("imported", {}).get("eos", sorted(tokenizer.ends))
+    theirs = their_config(family, cfg, model.blocks[0].mlp.up.out_features, tokenizer, eos[0] if len(eos) == 1 else eos or None,
+                          functools.reduce(torch.promote_types, (p.dtype for p in model.parameters())))
+    draws = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0} if "run" in facts else {}        # as sample.py does; transformers' own top_k is 50
+    tensors = ((name, t) for ours, p in model.named_parameters() for name, t in zip(names(family, ours), to_theirs(family, ours, p.detach(), cfg)))
+    with whole(out) as new:
+        total = sum(p.nbytes for p in model.parameters())
+        files = write(new, tensors, size, f"exporting {run}", total)
+        if len(set(files.values())) > 1:
+            config.write_json(f"{new}/model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": files})
+        config.write_json(f"{new}/config.json", theirs)
+        config.write_json(f"{new}/generation_config.json", {**{k: theirs[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id")}, **draws,
+                                                            "suppress_tokens": list(range(tokenizer.vocab, cfg.vocab)) or None})        # rows without an entry
+        tokenizer.save(new)
+        with open(f"{new}/README.md", "w", encoding="utf-8") as f:
+            f.write(card(run, facts, cfg, model, tokenizer, state, licence))
+    print(f"wrote {out}: {count(model):,} parameters of step {state['step']} as {family.title()}ForCausalLM, tokenizer and model card\nnow: read {out}/README.md"
+          + "; without --licence it permits nothing" * (not licence))
+
+
+def data_of(facts):
+    """(Markdown about the data of a run, its languages): the data card without the part that shows what was taken out."""
+    name, note = facts["data"]["name"], ""
+    if not all(os.path.exists(f"data/{name}/{f}") for f in ("manifest.json", "DATA_CARD.md")):
+        return f"data/{name} was not there when this was written. Its sources: {', '.join(facts['data_sha256'])}; their licences and permissions are not known here.\n", []
+    sources = config.read_json(f"data/{name}/manifest.json")["sources"]
+    if {s: v["train"]["sha256"] for s, v in sources.items()} != facts["data_sha256"]:
+        note = "It has changed since the training; this is what it is now.\n\n"
+    with open(f"data/{name}/DATA_CARD.md", encoding="utf-8") as f:
+        text = f.read().partition("## What was taken out")[0]
+    return note + re.sub(r"^#", "##", text, flags=re.M), sorted({lang for s in sources.values() for lang in s["bytes_by_language"] if re.fullmatch("[a-z]{2,3}", lang)})
+
+
+def card(run, facts, cfg, model, tokenizer, state, licence):
+    """The model card as Markdown: what the run's files say, and what they do not."""
+    step, imported, n, languages = state["step"], facts.get("imported"), count(model), []
+    body = [f"# {os.path.basename(os.path.abspath(run))}\n", f"{n:,} parameters: {cfg.layers} layers of width {cfg.dim}, {cfg.heads} heads, rows of {cfg.context:,} tokens.\n"]
+    if imported:
+        body.append(f"This is the model imported from `{imported['from']}`. Its data, training, evaluation and terms are on its own card, "
+                    "and are not repeated here.\n")
+    if facts.get("init_from"):
+        body.append(f"Its training began from the weights of `{os.path.basename(facts['init_from'].rstrip('/'))}`; what those were trained on is not said here.\n")
+    body += ["## Architecture\n", table(["choice", "value"], [[k, str(v)] for k, v in dataclasses.asdict(cfg).items() if v is not None]), "## Tokenizer\n",
+             f"{tokenizer.kind}, {tokenizer.vocab:,} entries; the embedding's {cfg.vocab - tokenizer.vocab:,} rows beyond them stand for nothing.\n"]
+    if "run" in facts:
+        data, languages = data_of(facts)
+        o, r, log = facts["optim"], facts["run"], {}
+        with open(f"{run}/log.jsonl", encoding="utf-8") as f:
+            for record in (json.loads(line) for line in f if line.endswith("\n")):
+                log |= record if record["step"] <= step else {}             # the last of each
+        body += ["## Data\n", data, "## Training\n", f"{state['tokens']:,} tokens in {step:,} steps of {r['batch']} rows{', fewer in the beginning' * bool(r['ramp'])}. "
+                 f"AdamW, betas {o['beta1']} and {o['beta2']}, eps {o['eps']}, weight decay {o['weight_decay']}, gradient norm up to {o['clip']}. "
+                 f"Learning rate {o['lr']} after a warmup of {o['warmup']:,} tokens, by a cosine to {o['min_lr']} at {o['decay'] or r['tokens']:,}. "
+                 f"Weights in float32, products as run.dtype={r['dtype']} says; seed {r['seed']}; torch {facts['torch']}.\n",
+                 table(["source", "tokens read", "epochs"], [[s, *v] for s, v in log.get("sources", {}).items()]),
+                 "## Losses\n", f"Last training loss: {log.get('loss', math.nan):.4f} nats per token.\n"]
+        if "val" in log:
+            losses = {"all": log["val"], **log["val"]["sources"]}
+            body.append(table(["validation", "nats per token", "bits per byte"], [[s, round(v["loss"], 4), round(v["bits_per_byte"], 4)] for s, v in losses.items()]))
+    folder, rows = f"{run}/evaluations", []
+    for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        e = config.read_json(f"{folder}/{file}")
+        for p in e.get("prompts", []) if e.get("step") == step else ():
+            v = p[p["rule"]]                    # a mean with its standard error, or a perplexity
+            rows.append([e["task"], e["shots"], p["items"], p["rule"], round(v[0] if isinstance(v, list) else v, 4), round(p["chance"], 4) if "chance" in p else ""])
+    if rows:
+        body += ["## Tasks\n", table(["task", "shots", "items", "scored by", "value", "chance"], rows)]
+    if "run" in facts:
+        body += ["## How a text begins\n", "In the training rows a text follows the end of another, `</s>` in the papers' tokenizers. A prompt that begins a text is better preceded by it too: "
+                 f"ids `{[tokenizer.eos, *tokenizer.prompt]}`, then the text's.\n"]
+    body += ["## Limits\n", "It is a small model: it writes in the manner of its data and knows next to nothing. " * (n < 1e8) + "It was not evaluated for safety, bias or truth.\n",
+             "## Licence\n", f"{licence}\n" if licence else "None was given, which permits nothing. The licence of the program is not the model's.\n"]
+    head = [f"license: {json.dumps(licence)}"] * bool(licence) + ["language:", *(f"- {json.dumps(lang)}" for lang in languages)] * bool(languages)       # a JSON string is one of YAML
+    return "\n".join(["---", *head, "library_name: transformers", "pipeline_tag: text-generation", "---", "", *body])
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = ap.add_subparsers(required=True, dest="act", metavar="import|export")
+    i = sub.add_parser("import", help="a folder from Hugging Face or Meta becomes runs/NAME")
+    i.add_argument("folder", metavar="HF_DIR")
+    i.add_argument("run", metavar="runs/NAME")
+    i.add_argument("--tokenizer", metavar="DIR", help="where tokenizer.json or tokenizer.model is (default: HF_DIR)")
+    e = sub.add_parser("export", help="runs/NAME becomes a folder for transformers")
+    e.add_argument("run", metavar="runs/NAME")
+    e.add_argument("out", metavar="DIR")
+    e.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    e.add_argument("--licence", metavar="TEXT", help="the model's, for its card; of the names Hugging Face knows, such as cc-by-4.0")
+    for p in (i, e):
+        p.add_argument("--shard-size", type=float, default=5e9, metavar="BYTES", help="of a file of weights, at most (default: 5e9)")
+    a = ap.parse_args()
+    if not a.shard_size > 0:
+        raise ValueError(f"--shard-size {a.shard_size:g}: it is a number of bytes above 0")
+    if a.act == "import":
+        import_folder(a.folder.rstrip("/"), a.run.rstrip("/"), a.tokenizer, a.shard_size)
+    else:
+        export_run(a.run.rstrip("/"), a.out.rstrip("/"), a.step, a.shard_size, a.licence)
+
+
+if __name__ == "__main__":
+    config.command(main)
