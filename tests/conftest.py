@@ -116,3 +116,15 @@ def state(run, step=None):
     optimizer = torch.optim.AdamW(model.parameters())
     checkpoint.newest(run, model, optimizer, step)
     return {n: p.detach() for n, p in model.named_parameters()} | {k: v for k, v in checkpoint.moments(model, optimizer).items() if not k.endswith("step")}
+
+
+@pytest.fixture(scope="session")
+def runs(prepared, tmp_path_factory):
+    """A BLOOM and a LLaMA that have seen some stories."""
+    folder, before = tmp_path_factory.mktemp("runs"), os.getcwd()
+    os.chdir(folder)
+    os.symlink(prepared / "data", "data")
+    for name in ("bloom", "llama"):
+        train.train(tiny(name, name, "run.tokens=12800", "optim.lr=1e-2", "run.save_every=50", "run.eval_every=100"))
+    os.chdir(before)
+    return folder / "runs"

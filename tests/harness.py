@@ -4,7 +4,7 @@
     python tests/harness.py xcopa.val.it.jsonl xcopa.val.zh.jsonl           # XCOPA's released files, named *.LANG.jsonl
     python tests/harness.py xcopa.val.id.jsonl --run runs/bloom-toy         # a trained model instead
 
-For a BLOOM and a LLaMA of random weights, or a run, in Hugging Face's classes for the harness and in ours for evaluate.py, it compares
+For a BLOOM and a LLaMA of random weights, or a run that convert.py exports, in Hugging Face's classes for the harness and in ours for evaluate.py, it compares
     multiple choice     the harness's own task definitions: xcopa of each language; and piqa, hellaswag and winogrande with records made of XCOPA's sentences:
                         every log-probability, and of every item what acc and acc_norm decide
                         (winogrande scores the same words after either name: it has no acc_norm)
@@ -23,6 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import torch
 
 import config
+import convert
 import evaluate
 import sample
 import tasks
@@ -39,8 +40,8 @@ def made(name, texts, folder, run):
     import transformers
     from test_model import hugging_face
     if run:
-        model, tokenizer = sample.load(run)
-        return model, tokenizer, hugging_face(name, model).eval(), transformers.AutoTokenizer.from_pretrained(f"{run}/tokenizer")
+        convert.export_run(run, f"{folder}/exported")
+        return *sample.load(run), transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/exported").eval(), transformers.AutoTokenizer.from_pretrained(f"{folder}/exported")
     tokenizer = tokenizers.train("bpe" if name == "bloom" else "sentencepiece", texts, 2000)
     tokenizer.save(f"{folder}/{name}")
     cfg = config.load(f"{tasks.HERE}/configs/{name}.py").model
@@ -89,7 +90,7 @@ def theirs(lm, manager, name, path, folder):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("files", nargs="+", metavar="xcopa.val.LANG.jsonl")
-    ap.add_argument("--run", metavar="runs/NAME", help="a trained BLOOM or LLaMA instead of random weights")
+    ap.add_argument("--run", metavar="runs/NAME", help="a trained or imported BLOOM or LLaMA, exported by convert.py, instead of random weights")
     args = ap.parse_args()
     paths = [os.path.abspath(p) for p in args.files]
     wrong = 0

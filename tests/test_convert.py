@@ -10,12 +10,14 @@ import sys
 import checkpoint
 import config
 import convert
+import data
+import evaluate
 import pytest
 import sample
 import tokenizer as tokenizers
 import torch
 import train
-from conftest import tiny
+from conftest import arguments, log, tiny
 from generate import Draw, generate
 from model import Cache
 from safetensors.torch import load_file, save_file
@@ -99,6 +101,57 @@ def test_rope_theta_is_found_under_its_old_name_too(work, prepared):
     edit(f"{folder}/config.json", rope_parameters=None, rope_theta=500_000, rope_scaling=None)
     model, _ = sample.load(come_in(folder))
     assert model.cfg.theta == 5e5 and (model(IDS) - hf(IDS).logits).abs().max() < 5e-4
+
+
+@BOTH
+def test_greedy_continuations_of_unequal_prompts_are_those_of_transformers_for_100_tokens(name, work, prepared):
+    hf = small(name, tie_word_embeddings=False, **({} if name == "bloom" else dict(num_key_value_heads=2, max_position_embeddings=128)))      # a tied one repeats itself
+    model, tokenizer = sample.load(come_in(save(hf, work / "hf", prepared)))
+    tokenizer.ends = set()
+    prompts = [IDS[0, :n].tolist() for n in (4, 11, 1)]
+    ours = [[] for _ in prompts]
+    for r, i, _ in generate(model, tokenizer, prompts, 100, Draw(temperature=0)):
+        ours[r].append(i)
+    padded = torch.tensor([[0] * (11 - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (11 - len(p)) + [1] * len(p) for p in prompts])
+    theirs = hf.generate(padded, attention_mask=mask, do_sample=False, max_new_tokens=100, min_new_tokens=100, eos_token_id=None, pad_token_id=0,
+                         suppress_tokens=list(range(tokenizer.vocab, ROWS)))[:, 11:].tolist()
+    assert ours == theirs and len(set(ours[0])) > 3
+
+
+@BOTH
+def test_training_goes_on_from_an_import_as_in_transformers_with_adamw(name, work, prepared):
+    hf = small(name).train()
+    come_in(save(hf, work / "hf", prepared))
+    path, *settings = arguments(name, "on", "init_from=runs/in", "run.tokens=640", "run.eval_every=100", "optim.warmup=256", "optim.lr=1e-3", "run.save_every=100")
+    cfg = config.check(config.load(path, [s for s in settings if not s.startswith(("model.layers", "model.dim", "model.heads"))]))
+    train.train(cfg)
+    rows, o, theirs = data.Rows(cfg), cfg.optim, []
+    matrices, vectors = ([p for p in hf.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
+    adamw = torch.optim.AdamW([{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}], betas=(o.beta1, o.beta2), eps=o.eps)
+    for step in range(5):
+        x, y, _, valid = rows.rows(step)
+        loss = torch.nn.functional.cross_entropy(hf(torch.from_numpy(x)).logits.flatten(0, 1), torch.from_numpy(y).flatten(), ignore_index=-100, reduction="sum") / valid
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(hf.parameters(), o.clip)
+        for group in adamw.param_groups:
+            group["lr"] = train.lr_at((step + 1) * cfg.run.batch * cfg.model.context, o, cfg.run.tokens)
+        adamw.step()
+        adamw.zero_grad()
+        theirs.append(loss.item())
+    ours = [r["loss"] for r in log("on") if "loss" in r]
+    assert ours == pytest.approx(theirs, abs=1e-4) and len(ours) == 5 and ours[0] != pytest.approx(ours[4], abs=0.01)
+
+
+def test_an_imported_model_is_evaluated_as_the_harness_would(work, prepared, capsys, monkeypatch):
+    come_in(save(small("llama"), work / "hf", prepared))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "runs/in", "--tasks", "who"])
+    evaluate.main()
+    facts = json.load(open("runs/in/evaluations/who.json"))
+    assert facts["begin"] == "harness" and facts["step"] == 0 and "who " in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "runs/in", "--tasks", "loss", "--data", "tiny-sp"])
+    evaluate.main()
+    assert json.load(open("runs/in/evaluations/loss.json"))["all"]["loss"] > 0
 
 
 @BOTH

@@ -1,11 +1,7 @@
-import os
-
 import generate as G
 import pytest
 import sample
 import torch
-import train
-from conftest import tiny
 from generate import Draw, Past, Text, candidates, choose, continuations, generate, settled
 from model import SINKS, Cache, can_compile
 from test_model import build
@@ -13,18 +9,6 @@ from test_model import build
 BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
 PROMPTS = ["Once upon a time", "One day, Mina heard", "", "Un"]
 GREEDY = Draw(temperature=0)
-
-
-@pytest.fixture(scope="session")
-def runs(prepared, tmp_path_factory):
-    """A BLOOM and a LLaMA that have seen some stories."""
-    folder, before = tmp_path_factory.mktemp("runs"), os.getcwd()
-    os.chdir(folder)
-    os.symlink(prepared / "data", "data")
-    for name in ("bloom", "llama"):
-        train.train(tiny(name, name, "run.tokens=12800", "optim.lr=1e-2", "run.save_every=50", "run.eval_every=100"))
-    os.chdir(before)
-    return folder / "runs"
 
 
 def texts(model, tokenizer, prompts, tokens=12, samples=1, **settings):
@@ -73,14 +57,15 @@ def test_compiled_batched_and_cached_write_the_same_greedy_tokens(runs, name):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
-def test_the_fast_product_of_one_row_is_the_library_s():
+def test_the_fast_product_of_a_few_rows_is_the_library_s():
     import model as M
     g = torch.Generator().manual_seed(0)
     for rows in (7, 48, 64):            # 1 piece, and 16
         w, b, x = torch.randn(rows, 20, generator=g), torch.randn(rows, generator=g), torch.randn(1, 1, 20, generator=g)
-        for bias in (None, b):
-            assert torch.allclose(M.linear(x, w, bias), torch.nn.functional.linear(x, w, bias), atol=1e-5) and M.linear(x, w, bias).shape == (1, 1, rows)
-        many = torch.randn(2, 3, 20, generator=g)
+        for few in (x, torch.randn(2, 4, 20, generator=g), torch.randn(20, generator=g)):
+            for bias in (None, b):
+                assert torch.allclose(M.linear(few, w, bias), torch.nn.functional.linear(few, w, bias), atol=1e-5) and M.linear(few, w, bias).shape == (*few.shape[:-1], rows)
+        many = torch.randn(3, 3, 20, generator=g)
         assert torch.equal(M.linear(many, w, b), torch.nn.functional.linear(many, w, b))
 
 
