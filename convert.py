@@ -341,6 +341,8 @@ def import_folder(folder, run, place=None, size=5e9):
             tokenizer.save(f"{new}/tokenizer")
             config.write_json(f"{new}/config.json", facts)
             checkpoint.seal(at, {"step": 0, "tokens": 0})
+    if not tokenizer.lossless:
+        print("its tokenizer changes texts before it reads them (extra spaces go, say): they do not come back to the letter")
     print(f"wrote {run}: {sum(p.numel() for p in parameters.values()):,} parameters, {cfg.layers} layers of {cfg.dim}, {cfg.heads} heads; tokenizer of {tokenizer.vocab:,} entries\n"
           f"now: python sample.py {run} --prompt \"...\"")
 

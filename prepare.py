@@ -40,6 +40,8 @@ def make_tokenizer(corpus, sizes, limits, files, workers):
     if t.path:
         if (given := tokenizers.load(t.path)).eos is None:
             raise ValueError(f"the tokenizer of {t.path} has no token that ends a text, and documents must not run into each other; name its eos_token in tokenizer_config.json")
+        if not given.lossless:
+            print(f"warning: the tokenizer of {t.path} changes texts before it reads them (extra spaces go, say): the tokens do not give them back to the letter")
         return given
     share = tokenizers.keep(sizes, t.bytes, t.alpha)
 

@@ -96,7 +96,7 @@ def train_bpe(count, vocab):
 
 class BPE:
     """Byte-level BPE: ids 0-3 are SPECIALS, then 256 bytes, then the merges in order; from elsewhere any ids. tiktoken does the encoding."""
-    kind, file, space = "bpe", "tokenizer.json", False
+    kind, file, space, lossless = "bpe", "tokenizer.json", False, True
 
     def __init__(self, merges, ranks=None, shown={}, pattern=PIECES):
         """ranks: {bytes: id} of other ids than BLOOM's, shown: {id: bytes} of their added tokens; a younger entry has a higher id."""
@@ -200,9 +200,11 @@ class SentencePiece:
                         else sp.id_to_piece(i).replace("\u2581", " ").encode() for i in range(self.vocab)]
         self.byte = {self.entries[i][0]: i for i in range(self.vocab) if sp.is_byte(i)}
         self.space = self.entries_of("a") == b" a"
-        self.way = "" if self.space else "no space before"
-        if len(self.byte) < 256 or any(self.entries_of(text) != b" " * self.space + text.encode() for text in ("a", "  a  \t\u3000\n", "e\u0301\ufb01\u00bd")):
-            raise ValueError("it normalises the text or has not all 256 bytes, so that a text could not come back as it was")
+        # models from elsewhere may drop extra spaces, SentencePiece's default, or write compatible characters in one way
+        self.lossless = all(self.entries_of(text) == b" " * self.space + text.encode() for text in ("  a  \t\u3000\n", "e\u0301\ufb01\u00bd"))
+        self.way = "no space before" * (not self.space) + "lossy" * (not self.lossless)
+        if len(self.byte) < 256:
+            raise ValueError("it has not all 256 bytes, so that some texts have no ids")
 
     def entries_of(self, text):
         return b"".join(self.entries[i] for i in self.sp.encode(text))
