@@ -7,7 +7,7 @@ toy: .venv/ready
 	$(BIN)/python sample.py runs/bloom-toy --prompt "Once upon a time" --tokens 200
 
 test: .venv/ready-test
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

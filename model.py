@@ -235,18 +235,17 @@ class Transformer(nn.Module):
 
 
 class Cache:
-    """Keys and values of the `n` tokens seen, in memory taken once, for S tokens. `pad` (B,): tokens of left padding in each row, or None."""
+    """Keys and values of the `n` tokens seen, in memory set aside once, for S tokens. `pad` (B,): tokens of left padding in each row, or None."""
     def __init__(self, cfg, B, S, pad=None, device=None, dtype=torch.float32):
         alibi = cfg.position == "alibi"
         K, D = cfg.heads if alibi else cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads + EXTRA * alibi
         self.cfg, self.n, self.pad = cfg, 0, pad
-        self.k, self.v = (torch.zeros(cfg.layers, B, K, S, D, device=device, dtype=dtype) for _ in "kv")
+        self.k, self.v = (torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype) for _ in "kv")       # a CPU hands out pages as they are written
 
     def rows(self, index, S):
         """A copy of the rows of `index` (B,), with room for S tokens."""
-        k, pad = self.k[:, index], None if self.pad is None else self.pad[index]
-        new = Cache(self.cfg, len(index), S, pad, k.device, k.dtype)
-        new.k[:, :, :, :self.n], new.v[:, :, :, :self.n], new.n = k[:, :, :, :self.n], self.v[:, index, :, :self.n], self.n
+        new, n = Cache(self.cfg, len(index), S, None if self.pad is None else self.pad[index], self.k.device, self.k.dtype), self.n
+        new.k[:, :, :, :n], new.v[:, :, :, :n], new.n = self.k[:, index, :, :n], self.v[:, index, :, :n], n
         return new
 
     def slide(self, m):

@@ -2,7 +2,7 @@
 
     python sample.py runs/bloom-toy --prompt "Once upon a time"
     echo "def main():" | python sample.py runs/bloom-toy --tokens 100 --temperature 0 --compile
-    python sample.py runs/llama-toy --interactive                   # what you type is added to the text, and the model goes on
+    python sample.py runs/llama-toy --interactive                  # what you type is added to the text, and the model goes on
     python sample.py runs/bloom-toy --jsonl prompts.jsonl --out texts.jsonl --samples 4 --logprobs 5
 
 Several prompts (--prompt A --prompt B, a file with one per line, JSON lines) make batches; each is continued as if it were alone, and sample i of a
@@ -49,11 +49,14 @@ def load(run, device="cpu", step=None, dtype=torch.float32):
 
 def compile(model):
     """Compile the step of one token, by which a text is written; a prompt is read as before. The blocks are alike: one is compiled for all."""
+    torch._dynamo.config.recompile_limit = 64           # batches of other sizes, with and without padding, are programs of their own
+
+    def stepwise(run):
+        fast = torch.compile(run)
+        return lambda x, *rest: (fast if x.shape[1] == 1 and not x.storage_offset() else run)(x, *rest)     # the end of a prompt is no step
     for part in model.blocks:
-        def forward(x, *rest, fast=torch.compile(part.forward), slow=part.forward):
-            return (fast if x.shape[1] == 1 else slow)(x, *rest)
-        part.forward = forward
-    model.logits = torch.compile(model.logits)
+        part.forward = stepwise(part.forward)
+    model.logits = stepwise(model.logits)
 
 
 def described(tokenizer, text):

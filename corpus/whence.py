@@ -40,6 +40,8 @@ def main():
     ap.add_argument("--json", action="store_true", help="a JSON line for each document, its text included")
     args = ap.parse_args()
     facts = config.read_json(f"{args.run.rstrip('/')}/config.json")
+    if "data" not in facts:
+        raise ValueError(f"{args.run} was imported; what it was trained on is not known here")
     cfg = types.SimpleNamespace(model=config.Model(**facts["model"]), run=config.Run(**facts["run"]), data=config.Data(**facts["data"]))
     rows = data.Rows(cfg)
     changed = [s for s, h in facts["data_sha256"].items() if rows.manifest["sources"].get(s, {}).get("train", {}).get("sha256") != h]
