@@ -36,8 +36,8 @@ def card(run, facts, cfg, model, tokenizer, state, licence):
                     "and are not repeated here.\n")
     if facts.get("init_from"):
         body.append(f"Its training began from the weights of `{os.path.basename(facts['init_from'].rstrip('/'))}`; what those were trained on is not said here.\n")
-    body += ["## Architecture\n", table(["choice", "value"], [[k, str(v)] for k, v in dataclasses.asdict(cfg).items() if v is not None]), "## Tokenizer\n",
-             f"{tokenizer.kind}, {tokenizer.vocab:,} entries; the embedding's {cfg.vocab - tokenizer.vocab:,} rows beyond them stand for nothing.\n"]
+    body += ["## Architecture\n", table(["choice", "value"], [[k, str(v)] for k, v in dataclasses.asdict(cfg).items() if v is not None and (k != "theta" or cfg.position == "rope")]), "## Tokenizer\n",
+             f"{tokenizer.kind}, {tokenizer.vocab:,} entries" + f"; the embedding's {cfg.vocab - tokenizer.vocab:,} rows beyond them stand for nothing" * (cfg.vocab > tokenizer.vocab) + ".\n"]
     if "run" in facts:
         data, languages = data_of(facts)
         o, r, log = facts["optim"], facts["run"], {}
