@@ -153,9 +153,11 @@ def newest(run, model, optimizer=None, step=None):
     for s in reversed(there) if step is None else [step]:
         try:
             return load(f"{run}/checkpoints/{s:07d}", model, optimizer)
-        except Unusable as e:
+        except (Unusable, FileNotFoundError) as e:
             if step is not None:
                 raise
+            if steps(run) != there and distributed.place()[1] == 1:
+                return newest(run, model, optimizer)            # the run goes on, and newer checkpoints have taken the place of these
             print(f"checkpoint {s} is damaged, using the one before it: {e}")
     if there:
         raise ValueError(f"none of the {len(there)} checkpoints of {run} can be read; move the folder away to start again")

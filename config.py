@@ -163,9 +163,12 @@ def load(path, overrides=()):
             raise ValueError(f"cannot read {key!r}: settings are written section.field=value")
         override(cfg, key, value)
         if key == "init_from" and cfg.init_from:
-            if not os.path.exists(f"{cfg.init_from}/config.json"):
+            cfg.init_from, own = cfg.init_from.rstrip("/"), dict((k, v) for k, _, v in overrides).get("run.name", cfg.run.name)
+            # a run that has begun has the shape itself: the other may be gone by then
+            there = [f for f in (f"{cfg.init_from}/config.json", f"runs/{own}/config.json") if os.path.exists(f)]
+            if not there:
                 raise ValueError(f"init_from={value}: that is not a run: it has no config.json; train.py makes one, and convert.py import")
-            cfg.model = Model(**read_json(f"{cfg.init_from}/config.json")["model"])         # what follows may change the context, say
+            cfg.model = Model(**read_json(there[0])["model"])           # what follows may change the context, say
     return cfg
 
 
@@ -247,6 +250,8 @@ def check(cfg):
             v = getattr(section, f.name)
             if f.name not in ("seed", "min_lr", "warmup", "weight_decay") and type(v) in (int, float) and not v > 0:
                 raise ValueError(f"{type(section).__name__.lower()}.{f.name}={v}: it must be above 0")
+    if o.min_lr > o.lr:
+        raise ValueError(f"optim.min_lr={o.min_lr} is above optim.lr={o.lr}: the learning rate would rise where it should fall; set optim.min_lr={o.lr / 10:g}, say")
     if m.dim % m.heads:
         raise ValueError(f"model.dim={m.dim} does not divide into {m.heads} heads; use {m.dim // m.heads * m.heads or m.heads}")
     if m.position == "rope" and m.dim // m.heads % 2:
@@ -298,7 +303,7 @@ def read_json(path):
         try:
             return json.load(f)
         except ValueError as e:
-            raise ValueError(f"{path} is not JSON any more: {e}") from e
+            raise ValueError(f"{path} is not JSON: {e}") from e
 
 
 def sha256(path):
@@ -310,6 +315,9 @@ def command(main):
     """Run `main()`; what a user can cause ends in one line and exit code 1, without a traceback."""
     try:
         main()
+    except BrokenPipeError:             # whoever read our output has gone: head, say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (ValueError, OSError) as e:
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
         sys.stderr.write(f"error: {rank}{' '.join(str(e).split())}\n")      # one write: the lines of several processes do not mix

@@ -144,9 +144,10 @@ def read_config(folder):
     for key in ("rope_scaling", "rope_parameters"):         # the second is transformers 5's, and has theta in it
         if not isinstance(facts.get(key) or {}, dict):
             raise ValueError(f"{path}: {key}={facts[key]!r:.40} must be an object")
-        rope |= facts.get(key) or {}
-    if rope.get("rope_type", rope.get("type", "default")) != "default" or rope.get("partial_rotary_factor", 1) != 1 or any(isinstance(v, dict) for v in rope.values()):
-        raise ValueError(f"{path}: RoPE as in {rope!r:.200} is not supported; only rope_type 'default' is")
+        part = facts.get(key) or {}
+        if {part.get("rope_type", "default"), part.get("type", "default")} != {"default"} or part.get("partial_rotary_factor", 1) != 1 or any(isinstance(v, dict) for v in part.values()):
+            raise ValueError(f"{path}: RoPE as in {key}={part!r:.200} is not supported; only rope_type 'default' is")
+        rope |= part
     cfg = settings(family, {**facts, "rope_parameters.rope_theta": rope.get("rope_theta")}, path, tied=tied)
     if facts.get("head_dim") not in (None, cfg.dim // cfg.heads):
         raise ValueError(f"{path}: head_dim={facts['head_dim']!r:.40} is not supported; it must be hidden_size / num_attention_heads = {cfg.dim // cfg.heads}")
@@ -206,9 +207,9 @@ def open_meta(folder):
         try:
             parts.append(torch.load(f"{folder}/{file}", map_location="cpu", mmap=True, weights_only=True))
         except Exception as e:          # pickle, zip and torch have an error each
-            raise ValueError(f"{folder}/{file} does not hold tensors alone, or is damaged: {str(e)[:200]}") from e
+            raise ValueError(f"{folder}/{file} does not hold tensors alone, or is damaged ({type(e).__name__}); it is not opened any other way") from e
         if not isinstance(parts[-1], dict) or parts[-1].keys() != parts[0].keys() \
-                or not all(isinstance(k, str) and isinstance(t, torch.Tensor) and t.layout == torch.strided for k, t in parts[-1].items()):
+                or not all(isinstance(k, str) and isinstance(t, torch.Tensor) and t.layout == torch.strided and t.dim() in (1, 2) for k, t in parts[-1].items()):
             raise ValueError(f"{folder}/{file} does not hold the tensors of one slice of a model")
     n, file, sizes = len(parts), f"{folder}/consolidated.*.pth", {}
     for name, t in parts[0].items():
@@ -256,7 +257,8 @@ def fit(layout, cfg, found, where):
 @contextlib.contextmanager
 def whole(folder):
     """A new folder to write to, which gets its name at the end; an error or Ctrl-C leaves nothing."""
-    folder = folder.rstrip("/")
+    if not os.path.basename(folder):
+        raise ValueError(f"{folder!r} is no name for a new folder")
     if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise ValueError(f"{folder} is there and not empty; choose another name, or delete it")
     if os.path.lexists(f"{folder}.new"):
@@ -342,7 +344,8 @@ def import_folder(folder, run, place=None, size=5e9):
             config.write_json(f"{new}/config.json", facts)
             checkpoint.seal(at, {"step": 0, "tokens": 0})
     if not tokenizer.lossless:
-        print("its tokenizer changes texts before it reads them (extra spaces go, say): they do not come back to the letter")
+        print("its tokenizer changes texts before it reads them, as SentencePiece was told to (extra spaces go, say): they do not come back to the letter, and other "
+              "readers of the same file, transformers 5 among them, may leave that out and give other ids")
     print(f"wrote {run}: {sum(p.numel() for p in parameters.values()):,} parameters, {cfg.layers} layers of {cfg.dim}, {cfg.heads} heads; tokenizer of {tokenizer.vocab:,} entries\n"
           f"now: python sample.py {run} --prompt \"...\"")
 
@@ -429,7 +432,7 @@ def main():
     if not a.shard_size > 0:
         raise ValueError(f"--shard-size {a.shard_size:g}: it is a number of bytes above 0")
     if a.act == "import":
-        import_folder(a.folder.rstrip("/"), a.run.rstrip("/"), a.tokenizer, a.shard_size)
+        import_folder(a.folder.rstrip("/") or "/", a.run.rstrip("/"), a.tokenizer, a.shard_size)
     else:
         export_run(a.run.rstrip("/"), a.out.rstrip("/"), a.step, a.shard_size, a.licence)
 

@@ -33,7 +33,7 @@ def candidates(logits, draw, seen=()):
         logits[seen] = torch.where(logits[seen] > 0, logits[seen] / draw.penalty, logits[seen] * draw.penalty)
     if draw.temperature == 0:
         return torch.ones(1), logits.argmax().view(1)
-    p, ids = (logits / draw.temperature).softmax(-1), torch.arange(len(logits))
+    p, ids = ((logits - logits.max()) / draw.temperature).softmax(-1), torch.arange(len(logits))
     if draw.top_k is None and draw.top_p == 1 and draw.min_p == 0:
         return p, ids
     all_p, n = p, min(draw.top_k or len(p), len(p))
@@ -42,8 +42,7 @@ def candidates(logits, draw, seen=()):
         p, ids = all_p.sort(descending=True)
     if draw.top_k:
         p = p / p.sum()
-    keep = (p.cumsum(-1) - p < draw.top_p) & (p >= draw.min_p * p[0])
-    keep[0] = True
+    keep = (p.cumsum(-1) - p < draw.top_p) & (p >= draw.min_p * p[0])       # the first always: nothing is before it, and it is as likely as itself
     p, ids = p[keep], ids[keep]
     return p / p.sum(), ids
 
@@ -106,14 +105,18 @@ def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, 
     """Yield (row, id, logits (V,)) as ids are drawn for `prompts`, a list of lists of ids, row = prompt * samples + sample. After an id that ends a text, or
     if the caller sends True, a row gets no more. Reading and writing are one path: the prompt is read in a few large steps, then tokens one by one.
 
-    Shorter prompts are padded on the left; every row has a generator of its own, so it gets the same text alone or in a batch."""
+    Shorter prompts are padded on the left; every row has a generator of its own, so it gets the same text alone or in a batch, as long as nothing is
+    forgotten: a batch slides when its longest row is full. In bfloat16 products of other sizes round otherwise, and texts may part."""
     device, cfg, longest = next(model.parameters()).device, model.cfg, max(map(len, prompts))
     S, pad = room(cfg, longest, tokens, window), torch.tensor([longest - len(p) for p in prompts], device=device)
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
     if past:
         ids, cache = ids[:, past.rewind(prompts[0]):], past.cache
     else:
-        cache = Cache(cfg, len(prompts), S, pad if pad.any() else None, device, model.embed.weight.dtype)
+        try:
+            cache = Cache(cfg, len(prompts), S, pad if pad.any() else None, device, model.embed.weight.dtype)
+        except RuntimeError as e:
+            raise ValueError(f"there is no memory for the keys and values of {len(prompts)} texts of {S:,} tokens; use fewer --tokens, a smaller --window or --batch") from e
     logits = read(model, ids, cache, past)
     if samples > 1:                         # a prompt is read once for all its samples
         each = torch.arange(len(prompts)).repeat_interleave(samples)
@@ -193,9 +196,9 @@ def continuations(model, tokenizer, prompts, tokens, stops=(), samples=1, logpro
         text, piece = texts[r], tokenizer.bytes_of(i)
         if logprobs is not None:
             p = logits.log_softmax(-1)
-            best = p.topk(logprobs)
+            best = p.topk(min(logprobs, len(p)))
             text.tokens.append((i, float(p[i]), list(zip(best.indices.tolist(), best.values.tolist()))))
-        if tokenizer.space and not prompts[r // samples] and not text.text and piece.startswith(b" "):
+        if tokenizer.space and not prompts[r // samples] and not text.n and piece.startswith(b" "):
             piece = piece[1:]                   # the space that SentencePiece puts before a text
         text.n, text.began = text.n + 1, text.began or time.perf_counter()
         if new := text.add(piece):

@@ -38,11 +38,7 @@ def make_tokenizer(corpus, sizes, limits, files, workers):
     """The corpus's own tokenizer, trained on its training documents, or the one given. sizes: {language: bytes}."""
     t = corpus.tokenizer
     if t.path:
-        if (given := tokenizers.load(t.path)).eos is None:
-            raise ValueError(f"the tokenizer of {t.path} has no token that ends a text, and documents must not run into each other; name its eos_token in tokenizer_config.json")
-        if not given.lossless:
-            print(f"warning: the tokenizer of {t.path} changes texts before it reads them (extra spaces go, say): the tokens do not give them back to the letter")
-        return given
+        return tokenizers.load(t.path)
     share = tokenizers.keep(sizes, t.bytes, t.alpha)
 
     def texts():
@@ -186,6 +182,12 @@ def check(corpus):
     for what, file in ("rules", corpus.rules), ("remove", corpus.remove), ("tokenizer", corpus.tokenizer.path), *(corpus.models or {}).items():
         if file and not os.path.exists(file):
             raise ValueError(f"{what}: there is no {file}")
+    if corpus.tokenizer.path:
+        given = tokenizers.load(corpus.tokenizer.path)
+        if given.eos is None:
+            raise ValueError(f"the tokenizer of {corpus.tokenizer.path} has no token that ends a text, and documents must not run into each other; name its eos_token in tokenizer_config.json")
+        if not given.lossless:
+            print(f"warning: the tokenizer of {corpus.tokenizer.path} changes texts before it reads them (extra spaces go, say): the tokens do not give them back to the letter")
     if corpus.rules:
         clean.table(corpus.rules)
     dedup.bands(corpus.alike)

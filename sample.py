@@ -8,7 +8,8 @@
 Several prompts (--prompt A --prompt B, a file with one per line, JSON lines) make batches; each is continued as if it were alone, and sample i of a
 prompt is what --seed SEED+i gives. Text goes to standard output, tokens per second to standard error. generate.py does the work.
 
-JSON lines: {"prompt": "...", whatever else} in; the same and "samples": [{"text", "tokens", "finish": end, stop or length, "logprobs"}] out.
+JSON lines: {"prompt": "...", whatever else} in; the same and "samples": [{"text", "tokens", "finish": end, stop or length, "logprobs"}] out. The same
+command goes on where --out ends.
 """
 import argparse
 import contextlib
@@ -79,7 +80,7 @@ def interactive(model, tokenizer, turn, settings):
     """Add what is typed to the text, let the model go on, again and again. What both have written stays in the cache: only what is new is read."""
     weight, text = model.embed.weight, ""
     past = Past(Cache(model.cfg, 1, most(model.cfg, settings["window"]), device=weight.device, dtype=weight.dtype))
-    print("What you type is added to the text, an empty line lets the model go on; /new begins another text, Ctrl-D ends.", file=sys.stderr)
+    print("What you type is added to the text, an empty line lets the model go on, Ctrl-C stops it; /new begins another text, Ctrl-D ends.", file=sys.stderr)
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
@@ -95,41 +96,64 @@ def interactive(model, tokenizer, turn, settings):
                 print(new, end="", flush=True)
         except ValueError as e:         # the text has become too long
             print(f"error: {e}; /new begins another text", file=sys.stderr)
+        except KeyboardInterrupt:       # enough of this one
+            past.cache.n, past.ids, past.gone = 0, [], 0
         print(flush=True)
 
 
 def records(path):
-    """The prompts of a file of JSON lines: objects with a "prompt"; whatever else they have is kept."""
+    """The prompts of a file of JSON lines: objects with a "prompt"; whatever else they have is kept. Empty lines are passed over."""
     found = []
-    with sys.stdin if path == "-" else open(path, encoding="utf-8") as f:
+    with contextlib.nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb") as f:
         for n, line in enumerate(f, 1):
             try:
-                if not isinstance(record := json.loads(line), dict) or not isinstance(record.get("prompt"), str):
-                    raise ValueError('it must be an object with a text "prompt"')
+                if not line.removeprefix(b"\xef\xbb\xbf").strip():
+                    continue
+                record = json.loads(line.decode("utf-8-sig"))
+                if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or "samples" in record:
+                    raise ValueError('it must be an object with a text "prompt", and without "samples", which is where the texts go')
+                json.dumps(record, ensure_ascii=False).encode()         # half a surrogate pair cannot be written
             except (ValueError, RecursionError) as e:
                 raise ValueError(f"{path}, line {n}: {e}") from e
             found.append(record)
     return found
 
 
+def begun(out, todo, samples):
+    """How many prompts of `todo` are done in the file `out`; cuts off what an interruption left of the next one. Any other file is left as it is."""
+    with open(out, "rb+") as f:
+        made = f.read().splitlines(keepends=True)
+        rest = made.pop() if made and not made[-1].endswith(b"\n") else b""
+        for n, line in enumerate([*made, rest] if rest else made):
+            try:
+                begin = json.dumps(todo[n], ensure_ascii=False)[:-1].encode() if n < len(todo) else b"\0"
+                whole = line is rest or len(json.loads(line)["samples"]) == samples
+            except (ValueError, KeyError, TypeError):
+                whole = False
+            if not whole or not line.startswith(begin[:len(line)]):
+                raise ValueError(f"{out}, line {n + 1} is not from these prompts and --samples {samples}; choose another --out")
+        f.truncate(sum(map(len, made)))
+    return len(made)
+
+
 def lines(model, tokenizer, path, out, batch, settings):
     """Continue the prompts of a file of JSON lines, `batch` rows at a time, in their order. What `out` has already is not done again."""
-    todo, made, began, every = records(path), [], time.perf_counter(), []
+    todo, made, began, every = records(path), 0, time.perf_counter(), []
     if out and os.path.exists(out):
-        with open(out, "rb+") as f:
-            made = [line for line in f if line.endswith(b"\n")]
-            f.truncate(sum(map(len, made)))                     # what an interruption left of the last line
-        for n, (line, record) in enumerate(zip(made, todo), 1):
-            if json.loads(line).get("prompt") != record["prompt"]:
-                raise ValueError(f"{out}, line {n} continues another prompt than {path}; choose another --out")
-        print(f"{out} has {len(made)} of {len(todo)} prompts", file=sys.stderr)
+        if not os.path.isfile(out) or path != "-" and os.path.samefile(path, out):
+            raise ValueError(f"--out {out} must be a file of its own")
+        made = begun(out, todo, settings["samples"])
+        print(f"{out} has {made} of {len(todo)} prompts", file=sys.stderr)
     samples = settings["samples"]
     step = max(1, batch // samples)
     with open(out, "ab") if out else contextlib.nullcontext(sys.stdout.buffer) as f:
-        for first in range(len(made), len(todo), step):
+        for first in range(made, len(todo), step):
             part, texts = todo[first:first + step], []
-            for _ in continuations(model, tokenizer, [r["prompt"] for r in part], into=texts, **settings):
-                pass
+            try:
+                for _ in continuations(model, tokenizer, [r["prompt"] for r in part], into=texts, **settings):
+                    pass
+            except ValueError as e:
+                raise ValueError(f"{path}, prompts {first + 1} to {first + len(part)}: {e}") from e
             for i, record in enumerate(part):
                 record["samples"] = [described(tokenizer, t) for t in texts[i * samples:(i + 1) * samples]]
                 f.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
@@ -167,20 +191,23 @@ def main():
     ap.add_argument("--dtype", choices=["float32", "bfloat16"], help="of weights and cache (default: bfloat16 on cuda, else float32)")
     ap.add_argument("--compile", action="store_true", help="compile the step of one token: some 15 s first, then faster")
     args = ap.parse_args()
-    if args.tokens < 1 or args.temperature < 0 or not 0 < args.top_p <= 1 or args.top_k is not None and args.top_k < 1:
-        raise ValueError("--tokens and --top-k are at least 1, --temperature at least 0, --top-p above 0 and at most 1")
-    if args.samples < 1 or args.batch < 1 or not 0 <= args.min_p <= 1 or args.penalty <= 0 or (args.logprobs or 0) < 0 or args.window is not None and args.window < 16:
-        raise ValueError("--samples and --batch are at least 1, --min-p from 0 to 1, --penalty above 0, --logprobs at least 0, --window at least 16")
+    for key, least, most_ in ("tokens", 1, 1e12), ("top_k", 1, 1e12), ("top_p", 1e-9, 1), ("min_p", 0, 1), ("temperature", 0, 1e6), ("penalty", 0.1, 10), ("samples", 1, 1e6), \
+            ("batch", 1, 1e6), ("logprobs", 0, 1e6), ("window", 16, 1e12), ("seed", 0, 2 ** 62):
+        if (value := getattr(args, key)) is not None and not least <= value <= most_:
+            raise ValueError(f"--{key.replace('_', '-')} {value}: it must be from {least} to {most_:g}")
     ways = [bool(args.prompt or args.file), bool(args.jsonl), args.interactive]
-    if sum(ways) > 1 or args.interactive and args.samples > 1 or args.out and not args.jsonl:
-        raise ValueError("one of --prompt and --file, --jsonl, or --interactive; --interactive writes one sample, and --out belongs to --jsonl")
+    if sum(ways) > 1 or args.out and not args.jsonl:
+        raise ValueError("one of --prompt and --file, --jsonl, or --interactive; and --out belongs to --jsonl")
+    if args.interactive and (args.samples > 1 or args.logprobs is not None) or "{}" not in args.turn:
+        raise ValueError("--interactive writes one text without log-probabilities, and --turn must have {}, where the typed line goes")
     if args.device == "cuda" and not torch.cuda.is_available() or args.device == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"--device {args.device}: this machine has none; use --device cpu")
-    if not any(ways) or args.file:
-        with open(args.file, encoding="utf-8") if args.file else sys.stdin as f:
-            prompts = (args.prompt or []) + (f.read().splitlines() if args.file else [f.read().removesuffix("\n")])
-    else:
-        prompts = args.prompt
+    prompts = list(args.prompt or [])
+    if args.file:
+        with open(args.file, encoding="utf-8") as f:
+            prompts += f.read().removesuffix("\n").split("\n")
+    elif not any(ways):
+        prompts = [sys.stdin.read().removesuffix("\n")]
     model, tokenizer = load(args.run, args.device, args.step, getattr(torch, args.dtype or ("bfloat16" if args.device == "cuda" else "float32")))
     if args.compile and can_compile(args.device):
         compile(model)

@@ -249,6 +249,8 @@ class SentencePiece:
         """From a tokenizer.model, else of the same entries in a tokenizer.json."""
         file = tokenizer_json.parse(files, "tokenizer.json")
         tokenizer = cls(files[cls.file] if cls.file in files else tokenizer_json.sentencepiece_model(file))
+        if file and not tokenizer.lossless:         # transformers reads the other file, which says nothing of what this one does to a text
+            tokenizer = cls(tokenizer_json.sentencepiece_model(file))
         ids = {tokenizer.sp.id_to_piece(i): i for i in range(tokenizer.vocab)}
         if file and ids != {e: i[0] if isinstance(i, tuple) else i for part in tokenizer_json.vocabulary(file) for e, i in part.items()}:
             raise ValueError("tokenizer.json beside it has other entries; without tokenizer.model that one is read")

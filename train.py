@@ -167,7 +167,9 @@ def start(run, cfg, rows):
                 raise ValueError(f"{run} holds a model of another shape: {key} is {old} there and {new} here; use another run.name")
             if key.startswith("tokenizer."):
                 raise ValueError(f"{run} was trained with another tokenizer than that of {rows.folder} ({old}, not {new}); use another run.name or the data it began with")
-            if key.startswith(("data", "run.seed", "run.batch", "run.ramp", "init_from")):
+            if key == "init_from":
+                raise ValueError(f"{run} began with init_from={old}, now it is {new}; use another run.name")
+            if key.startswith(("data", "run.seed", "run.batch", "run.ramp")):
                 raise ValueError(f"{run} was trained with {key}={old}, now it is {new}: its rows would come in another order; use another run.name")
             print(f"changed since {run} was last started: {key} {old} -> {new}")
     os.makedirs(run, exist_ok=True)
@@ -204,7 +206,7 @@ def train(cfg):
     watch.at("preparing the data")
     distributed.once(lambda: prepare_data(cfg))
     rows, T = data.Rows(cfg), cfg.model.context
-    if cfg.init_from:
+    if cfg.init_from and not checkpoint.steps(run):
         same_model(cfg, rows)
     entries = rows.manifest["vocab"]
     cfg.model.vocab = cfg.model.vocab or math.ceil(entries / 128) * 128

@@ -28,7 +28,7 @@ def test_a_wrong_setting_is_one_clear_message(setting, words):
     assert all(w in str(e.value) for w in words) and "\n" not in str(e.value), e.value
 
 
-@pytest.mark.parametrize("setting", ["model.heads=5", "run.batch=0", "optim.clip=0", "run.name=../x", "model.kv_heads=3"])
+@pytest.mark.parametrize("setting", ["model.heads=5", "run.batch=0", "optim.clip=0", "run.name=../x", "model.kv_heads=3", "optim.lr=1e-5"])
 def test_settings_that_cannot_run_are_refused(setting):
     with pytest.raises(ValueError, match=setting.split("=")[0].split(".")[1] + "|name"):
         config.check(config.load(BLOOM, [setting]))

@@ -143,6 +143,15 @@ def test_training_goes_on_from_an_import_as_in_transformers_with_adamw(name, wor
     assert ours == pytest.approx(theirs, abs=1e-4) and len(ours) == 5 and ours[0] != pytest.approx(ours[4], abs=0.01)
 
 
+def test_scaled_rope_is_refused_under_either_name_also_beside_a_plain_one(work, prepared):
+    folder = save(small("llama"), work / "hf", prepared)
+    for key, value in ("rope_scaling", {"type": "yarn", "factor": 4.0}), ("rope_scaling", {"rope_type": "llama3"}), ("rope_parameters", {"rope_type": "default", "type": "linear", "rope_theta": 1e4}):
+        edit(f"{folder}/config.json", rope_scaling=None, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+        edit(f"{folder}/config.json", **{key: value})
+        with pytest.raises(ValueError, match=f"RoPE as in {key}=.* is not supported"):
+            come_in(folder)
+
+
 def test_an_imported_model_is_evaluated_as_the_harness_would(work, prepared, capsys, monkeypatch):
     come_in(save(small("llama"), work / "hf", prepared))
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "runs/in", "--tasks", "who"])
@@ -563,3 +572,39 @@ def test_metas_files_are_refused_where_they_are_not_understood_and_never_run(fol
         refused("consolidated.01.pth does not hold tensors alone")
     torch.save({"a": Trap()}, "hf/consolidated.01.pth")
     refused("consolidated.01.pth does not hold tensors alone")
+
+
+def test_an_imported_model_begins_and_ends_its_texts_as_its_folder_says(originals, work):
+    shutil.copytree(originals["llama"], "hf")
+    json.dump({"eos_token_id": [2, 7]}, open("hf/generation_config.json", "w"))
+    _, tokenizer = sample.load(come_in("hf"))
+    assert tokenizer.ends == {2, 7} and tokenizer.begin == tokenizer.prompt == [tokenizer.bos]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_value_that_is_no_number_is_enough(value, folder):
+    folder()
+    changed(**{NORM: torch.tensor([1.0] * 47 + [value])})
+    refused("model.norm.weight has values that are NaN or infinite")
+
+
+def test_an_export_says_its_dtype(work, prepared):
+    folder = save(small("llama").to(torch.bfloat16), work / "hf", prepared)
+    assert config.read_json(f"{go_out(come_in(folder))}/config.json")["dtype"] == "bfloat16"
+
+
+def test_the_card_has_the_scores_of_the_exported_step_alone(trained):
+    run = trained("bloom")
+    os.makedirs(f"{run}/evaluations")
+    for step in 10, 20:
+        config.write_json(f"{run}/evaluations/{step}.json", {"step": step, "task": f"task {step}", "shots": 0, "prompts": [{"items": 9, "rule": "sum", "sum": [0.25, 0.1], "chance": 0.5}]})
+    card = open(go_out(run) + "/README.md").read()
+    assert "| task 20 | 0 | 9 | sum | 0.25 | 0.5 |" in card and "task 10" not in card
+
+
+def test_a_model_of_unknown_data_is_given_the_named_tasks_and_no_loss(work, prepared, monkeypatch):
+    come_in(save(small("llama"), work / "hf", prepared))
+    monkeypatch.setattr(evaluate.tasks, "BENCHMARK", [*evaluate.tasks.BENCHMARK][:1])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "runs/in"])
+    evaluate.main()
+    assert os.listdir("runs/in/evaluations") == [f"{evaluate.tasks.BENCHMARK[0]}.json"]

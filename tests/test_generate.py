@@ -1,8 +1,10 @@
+import shutil
+
 import generate as G
 import pytest
 import sample
 import torch
-from generate import Draw, Past, Text, candidates, choose, continuations, generate, settled
+from generate import Draw, Past, Text, candidates, choose, continuations, generate, most, room, settled
 from model import SINKS, Cache, can_compile
 from test_model import build
 
@@ -273,3 +275,81 @@ def test_a_conversation_slides_on_and_begins_again_where_its_beginning_is_gone()
     assert past.gone == 20 - SINKS - 12 and past.ids == list(range(26)) and past.cache.n == 26 - past.gone
     assert past.rewind([*range(23), 7, 8]) == 23 and past.cache.n == 23 - past.gone
     assert past.rewind([0, 1, 2, 3, 4, 9]) == 0 and (past.cache.n, past.gone, past.ids) == (0, 0, [])
+
+
+def test_a_token_of_probability_0_is_never_drawn(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *a, **k: torch.zeros(1, dtype=torch.float64))
+    assert choose(torch.tensor([-torch.inf, 0.0]), Draw(temperature=1.0), None) == 1
+
+
+def test_a_cache_is_filled_to_its_last_place_before_it_slides():
+    m = build("llama", layers=1).eval()
+    past = Past(Cache(m.cfg, 1, 24))
+    for ids in torch.arange(20), torch.arange(20, 24):
+        G.read(m, ids.unsqueeze(0), past.cache, past)
+    assert past.gone == 0 and past.cache.n == 24
+
+
+def test_what_a_cache_holds_by_default_and_at_most():
+    alibi, rope = build("bloom").cfg, build("llama").cfg
+    assert most(alibi) == 4 * alibi.context and most(rope) == rope.context == most(rope, rope.context)
+    assert room(rope, rope.context - 2, 2) == rope.context and room(alibi, 5 * alibi.context, 2) == 4 * alibi.context
+    with pytest.raises(ValueError, match="use --tokens 2 or less"):
+        room(rope, rope.context - 2, 3)
+
+
+@BOTH
+def test_the_penalty_is_for_the_prompt_and_for_what_was_written(runs, name):
+    model, tokenizer = sample.load(runs / name)
+    prompt = [*tokenizer.begin, *tokenizer.encode("Once upon a time there was a girl")]
+    drawn = [i for _, i, _ in generate(model, tokenizer, [prompt], 12, Draw(temperature=0, penalty=1e6))]
+    assert len({*prompt, *drawn}) == len(set(prompt)) + 12
+
+
+def test_no_step_is_made_whose_logits_nobody_needs(runs, monkeypatch):
+    model, tokenizer = sample.load(runs / "bloom")
+    tokenizer.ends, steps, order, forward = {44}, [], iter([7, 8, 44]), type(model).forward
+    monkeypatch.setattr(G, "choose", lambda *a: next(order))
+    monkeypatch.setattr(type(model), "forward", lambda self, ids, **k: steps.append(ids) or forward(self, ids, **k))
+    for tokens, want in (2, 2), (9, 1):
+        list(generate(model, tokenizer, [[5]], tokens))
+        assert len(steps) == want
+        steps.clear()
+
+
+def test_of_several_stop_strings_the_first_in_the_text_ends_it():
+    text = Text(["two", "one"])
+    assert text.add(b"zero one two") == "zero " and text.stopped
+
+
+def test_an_empty_prompt_begins_with_bos_else_eos_else_is_refused(runs, monkeypatch):
+    model, tokenizer = sample.load(runs / "bloom")
+    tokenizer.begin, seen = [], []
+    monkeypatch.setattr(G, "generate", lambda model, tokenizer, ids, *a, **k: seen.append(ids) or (_ for _ in ()))
+    texts(model, tokenizer, ["", "Un"])
+    assert seen[0][0] == [tokenizer.bos] and seen[0][1] == tokenizer.encode("Un")
+    tokenizer.bos = None
+    texts(model, tokenizer, [""])
+    assert seen[1] == [[tokenizer.eos]]
+    tokenizer.eos = None
+    with pytest.raises(ValueError, match="no token that begins a text"):
+        texts(model, tokenizer, [""])
+
+
+def test_the_space_that_sentencepiece_puts_before_a_text_is_not_shown_and_no_other(runs, monkeypatch):
+    model, tokenizer = sample.load(runs / "llama")
+    def written(prompt, ids):
+        order = iter(ids)
+        monkeypatch.setattr(G, "choose", lambda *a: next(order))
+        return texts(model, tokenizer, [prompt], len(ids))[0]
+    ids, space, a = tokenizer.encode("One day a girl"), tokenizer.sp.piece_to_id("\u2581"), tokenizer.sp.piece_to_id("\u2581a")
+    assert written("", ids) == "One day a girl" and written("Un", ids) == " One day a girl"
+    assert written("", [space, space, a]) == tokenizer.decode([space, space, a]) == "  a"
+
+
+def test_a_run_with_the_tokenizer_of_another_is_refused(runs, tmp_path):
+    shutil.copytree(runs / "bloom", tmp_path / "r")
+    shutil.rmtree(tmp_path / "r/tokenizer")
+    shutil.copytree(runs / "llama/tokenizer", tmp_path / "r/tokenizer")
+    with pytest.raises(ValueError, match="is not the one the model was trained with"):
+        sample.load(tmp_path / "r")

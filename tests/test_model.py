@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
-from model import IGNORE, Cache, Transformer, alibi_slopes, count, flops_per_token, init
+from model import IGNORE, SINKS, Cache, Transformer, alibi_slopes, count, flops_per_token, init
 
 PUBLISHED = {      # BLOOM: counted from its published checkpoints; LLaMA: from the shapes in the paper's Table 2
     "bloom": {"560m": 559_214_592, "1b1": 1_065_314_304, "1b7": 1_722_408_960, "3b": 3_002_557_440, "7b1": 7_069_016_064, "176b": 176_247_271_424},
@@ -241,3 +241,13 @@ def test_the_residual_stream_and_the_norms_are_float32_inside_a_bfloat16_model()
     with torch.autocast("cpu", torch.bfloat16):
         m(torch.arange(8).view(1, 8))
     assert seen == [torch.float32]
+
+
+@BOTH
+def test_the_width_of_the_mlp_is_the_one_that_is_set(name):
+    mlp = build(name, mlp_dim=40).blocks[0].mlp
+    assert mlp.up.weight.shape[0] == mlp.down.weight.shape[1] == 40
+
+
+def test_the_first_four_tokens_of_a_text_are_kept():
+    assert SINKS == 4, "--window says so"

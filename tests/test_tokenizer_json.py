@@ -333,10 +333,16 @@ def test_a_model_that_drops_extra_spaces_is_read_and_known_to_be_lossy(tmp_path)
         if "byte_fallback" in more:
             refused(tmp_path, "has not all 256 bytes")
             continue
+        lossy = model.getvalue()
         t, theirs = T.load(tmp_path), sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
         prints.add(T.fingerprint(t))
         assert t.space and t.lossless == (not more) and all(t.encode(text) == theirs.encode(text) for text in [*TEXTS[:8], "  two  spaces "])
     assert len(prints) == 3
+    (tmp_path / "tokenizer.model").write_bytes(lossy)
+    theirs = transformers.LlamaTokenizer.from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path)
+    both = T.load(tmp_path)
+    assert both.lossless and all(both.encode(text) == theirs(text, add_special_tokens=False).input_ids for text in ["two  spaces", "a\n    b\t", *TEXTS[:8]]), "where both are there, transformers reads the other"
 
 
 # ------------------------------------------------------------------ refusals
@@ -434,3 +440,18 @@ def test_files_that_are_not_json_objects_are_refused_by_name(made, tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(ValueError, match="no tokenizer in .*needs tokenizer.json or tokenizer.model"):
         T.load(tmp_path / "nowhere")
+
+
+def test_an_end_of_text_that_its_file_calls_ordinary_is_not_shown(made, tmp_path):
+    file = json.loads((made["gaps"][0] / "tokenizer.json").read_text(encoding="utf-8"))
+    put(file, "added_tokens.2.special", False)
+    write(tmp_path, "tokenizer.json", file)
+    read = T.load(tmp_path)
+    assert read.eos == 2 and read.bytes_of(2) == b""
+
+
+def test_an_added_token_that_is_ordinary_text_is_refused(made, tmp_path):
+    file = json.loads((made["llama3"][0] / "tokenizer.json").read_text(encoding="utf-8"))
+    file["added_tokens"].append(token("covid", file["added_tokens"][-1]["id"] + 1, False))
+    write(tmp_path, "tokenizer.json", file)
+    refused(tmp_path, "'covid' is ordinary text")

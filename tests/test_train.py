@@ -112,7 +112,7 @@ def tiny_model():
 @pytest.mark.parametrize("name", ["bloom", "llama"])
 def test_a_run_begins_with_the_weights_of_another_and_a_schedule_of_its_own(work, name):
     train.train(tiny(name, "first", "model.mlp_dim=40"))
-    settings = ["run.tokens=1280", "optim.lr=1e-4", "init_from=runs/first", "run.seed=7", "run.save_every=5", "optim.decay=1280"]
+    settings = ["run.tokens=1280", "optim.lr=1e-4", "optim.min_lr=1e-5", "init_from=runs/first", "run.seed=7", "run.save_every=5", "optim.decay=1280"]
     train.train(tiny(name, "second", *settings))
     records = log("second")
     assert json.load(open("runs/second/config.json"))["model"]["mlp_dim"] == 40, "the shape is that of the other run too"
@@ -123,6 +123,14 @@ def test_a_run_begins_with_the_weights_of_another_and_a_schedule_of_its_own(work
     assert all(torch.equal(t, weights("second", 10)[k]) for k, t in weights("third", 10).items())
 
 
+def test_context_and_init_std_of_a_run_that_begins_with_another_are_its_own(work):
+    train.train(tiny("bloom", "first", "run.tokens=128"))
+    path, *settings = arguments("bloom", "r", "run.tokens=128", "model.context=16", "model.init_std=0.5", "init_from=runs/first")
+    cfg = config.check(config.load(path, settings))
+    assert (cfg.model.context, cfg.model.init_std) == (16, 0.5)
+    train.train(cfg)
+
+
 def test_a_run_that_cannot_begin_with_another_s_weights_says_why(work):
     train.train(tiny("bloom", "first", "run.tokens=128"))
     with pytest.raises(ValueError, match="init_from=runs/none: that is not a run"):
@@ -131,9 +139,13 @@ def test_a_run_that_cannot_begin_with_another_s_weights_says_why(work):
         train.train(tiny("bloom", "r", "init_from=runs/first", "model.position=none"))
     with pytest.raises(ValueError, match="another tokenizer than that of runs/first.*--tokenizer runs/first/tokenizer"):
         train.train(tiny("bloom", "r", "init_from=runs/first", "data.name=tiny-sp"))
-    train.train(tiny("bloom", "r", "init_from=runs/first", "run.tokens=128", "model.context=16"))
-    with pytest.raises(ValueError, match="init_from=runs/first"):
+    train.train(tiny("bloom", "r", "init_from=runs/first/", "run.tokens=128", "model.context=16"))
+    with pytest.raises(ValueError, match="began with init_from=runs/first, now it is None"):
         train.train(tiny("bloom", "r", "run.tokens=256", "model.context=16"))
+    os.rename("runs/first", "runs/gone")
+    train.train(tiny("bloom", "r", "init_from=runs/first", "run.tokens=256", "model.context=16"))         # it has begun: the other may be gone
+    assert log("r")[-1]["step"] == 4
+    os.rename("runs/gone", "runs/first")
     os.rename("runs/first/checkpoints", "runs/first/gone")
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         train.train(tiny("bloom", "s", "init_from=runs/first"))
