@@ -191,6 +191,7 @@ class SentencePiece:
     kind, file = "sentencepiece", "tokenizer.model"
 
     def __init__(self, model):
+        sentencepiece.set_min_log_level(3)          # what is wrong with a file is said by us
         self.model, self.files = model, {}
         self.sp = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab = sp.vocab_size()

@@ -564,7 +564,7 @@ def test_metas_files_are_refused_where_they_are_not_understood_and_never_run(fol
     json.dump(params, open("hf/params.json", "w"))
     good = torch.load("hf/consolidated.01.pth", weights_only=True)
     for name, t, words in (("norm.weight", good["norm.weight"] + 1, "norm.weight do not go together"), ("output.weight", good["output.weight"][1:], "output.weight do not go together"),
-                           ("layers.0.attention.wq.weight", good["layers.0.attention.wq.weight"] * torch.nan, "NaN"), ("norm.weight", 3, "does not hold the tensors")):
+                           ("layers.0.attention.wq.weight", good["layers.0.attention.wq.weight"] * torch.nan, "NaN"), ("norm.weight", 3, "does not hold the tensors"), ("output.weight", torch.tensor(1.0), "does not hold the tensors")):
         torch.save({**good, name: t}, "hf/consolidated.01.pth")
         refused(words)
     for content in (pickle.dumps(Trap()), b"", b"x" * 1000):

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +221,23 @@ def test_when_every_checkpoint_is_damaged_it_does_not_start_over_silently(work):
         os.remove(f"runs/r/checkpoints/{step:07d}/state.json")
     with pytest.raises(ValueError, match="none of the 2 checkpoints"):
         train.train(tiny("bloom", "r"))
+
+
+def test_a_reader_of_a_run_that_goes_on_takes_the_checkpoint_that_took_the_place_of_a_deleted_one(work, monkeypatch, capsys):
+    train.train(tiny("bloom", "r"))
+    shutil.move("runs/r/checkpoints/0000010", "later")
+    with torch.device("meta"):
+        model = Transformer(config.Model(**json.load(open("runs/r/config.json"))["model"]))
+    model, load = model.to_empty(device="cpu"), checkpoint.load
+
+    def pruned(folder, *args):
+        if os.path.exists("later"):
+            shutil.rmtree(folder)
+            shutil.move("later", "runs/r/checkpoints/0000030")
+        return load(folder, *args)
+    monkeypatch.setattr(checkpoint, "load", pruned)
+    assert checkpoint.newest("runs/r", model)["step"] == 10, "what its state.json says"
+    assert "damaged" not in capsys.readouterr().out
 
 
 def poison(monkeypatch, what, steps):
