@@ -274,7 +274,7 @@ def show_task(name, results):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("run", metavar="runs/NAME", help="a run of train.py, or what convert.py imported")
-    ap.add_argument("--tasks", nargs="+", metavar="TASK", 
+    ap.add_argument("--tasks", nargs="+", metavar="TASK",
                     help=f"loss, {', '.join(tasks.BENCHMARK)}, FILE.jsonl, FORMAT=PATH or FORMAT.LANG=PATH with {', '.join(tasks.FORMATS)} (default: the named ones, and the loss where the data is known)")
     ap.add_argument("--shots", type=int, help="solved examples before each item (default: 0; MMLU 5)")
     ap.add_argument("--shots-file", help="take the first ones of this file; without it other items of the task, drawn by the seed")

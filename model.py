@@ -14,6 +14,7 @@ Letters: B batch   T tokens   C model width   H heads   K key heads   D head wid
 """
 import hashlib
 import math
+import sys
 
 import torch
 import torch.nn as nn
@@ -307,5 +308,5 @@ def can_compile(device):
         torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
         return True
     except Exception as e:              # whatever it is, the run can do without
-        print(f"compile: not possible here, going on without ({type(e).__name__}: {' '.join(str(e).split())[:150]})")
+        print(f"compile: not possible here, going on without ({type(e).__name__}: {' '.join(str(e).split())[:150]})", file=sys.stderr)
         return False

@@ -43,7 +43,9 @@ def load(run, device="cpu", step=None, dtype=torch.float32):
     with torch.device("meta"):
         model = Transformer(config.Model(**facts["model"])).to(dtype)
     model.to_empty(device=device)
-    if checkpoint.newest(run, model, step=step) is None:
+    with contextlib.redirect_stdout(sys.stderr):        # where a damaged checkpoint is passed over: standard output is for texts
+        found = checkpoint.newest(run, model, step=step)
+    if found is None:
         raise ValueError(f"{run} has no checkpoint yet")
     return model.eval(), tokenizer
 

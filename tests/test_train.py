@@ -428,8 +428,8 @@ def test_without_a_compiler_the_run_says_so_and_goes_on(work, monkeypatch, capsy
         raise RuntimeError("no C++ compiler found")
     monkeypatch.setattr(torch, "compile", broken)
     train.train(tiny("bloom", "r", "run.compile=true"))
-    out = capsys.readouterr().out
-    assert out.count("compile: not possible here, going on without (RuntimeError: no C++ compiler found)") == 1 and log("r")[-1]["step"] == 20
+    err = capsys.readouterr().err
+    assert err.count("compile: not possible here, going on without (RuntimeError: no C++ compiler found)") == 1 and log("r")[-1]["step"] == 20
 
 
 @pytest.mark.slow
