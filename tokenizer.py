@@ -6,7 +6,7 @@
 
 Both kinds have  encode(text) -> ids   encode_batch(texts)   decode(ids)   bytes_of(id)   save(folder)
 and              vocab   bos eos unk pad (ids or None)   prompt (ids a text begins with)   ends (set of the ids that end one)   space (whether
-encode() puts one before a text). load(folder) reads either, also from models on Hugging Face, with the same ids as there, or refuses. A text that
+encode() puts one before a text)   lossless. load(folder) reads either, also from models on Hugging Face, with the same ids as there, or refuses. A text that
 spells a special token stays text: no text gives bos, eos or an added token.
 """
 import argparse
