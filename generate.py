@@ -113,10 +113,7 @@ def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, 
     if past:
         ids, cache = ids[:, past.rewind(prompts[0]):], past.cache
     else:
-        try:
-            cache = Cache(cfg, len(prompts), S, pad if pad.any() else None, device, model.embed.weight.dtype)
-        except RuntimeError as e:
-            raise ValueError(f"there is no memory for the keys and values of {len(prompts)} texts of {S:,} tokens; use fewer --tokens, a smaller --window or --batch") from e
+        cache = Cache(cfg, len(prompts), S, pad if pad.any() else None, device, model.embed.weight.dtype)
     logits = read(model, ids, cache, past)
     if samples > 1:                         # a prompt is read once for all its samples
         each = torch.arange(len(prompts)).repeat_interleave(samples)

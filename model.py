@@ -241,7 +241,10 @@ class Cache:
         alibi = cfg.position == "alibi"
         K, D = cfg.heads if alibi else cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads + EXTRA * alibi
         self.cfg, self.n, self.pad = cfg, 0, pad
-        self.k, self.v = (torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype) for _ in "kv")       # a CPU hands out pages as they are written
+        try:                            # a CPU hands out the pages as they are written
+            self.k, self.v = (torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype) for _ in "kv")
+        except RuntimeError as e:
+            raise ValueError(f"there is no memory for the keys and values of {B} texts of {S:,} tokens; use fewer tokens, a smaller window or batch") from e
 
     def rows(self, index, S):
         """A copy of the rows of `index` (B,), with room for S tokens."""

@@ -240,10 +240,9 @@ class SentencePiece:
 
     def save(self, folder):
         tokenizer_json.write(folder, self.files or {self.file: self.model})
-        if self.files:
-            return
-        config.write_json(os.path.join(folder, "tokenizer_config.json"), {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True,
-              "clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"})
+        if not self.files:
+            config.write_json(os.path.join(folder, "tokenizer_config.json"), {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True,
+                  "clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"})
 
     @classmethod
     def read(cls, files):
