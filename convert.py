@@ -4,7 +4,7 @@
     python convert.py export runs/bloom-toy OUT --licence cc-by-4.0         # opens with AutoModelForCausalLM and AutoTokenizer; README.md is the model card
 
 What is not exactly one of the two models is refused by name. Nothing in a folder is run: weights are safetensors, or pickles that may hold nothing but
-tensors. They pass one by one, in the dtype they have. layouts.py says what stands where. Read it from files_of() to export_run().
+tensors. They pass file by file, in the dtype they have. layouts.py says what stands where. Read it from files_of() to export_run().
 """
 import argparse
 import collections
@@ -82,14 +82,18 @@ def open_meta(folder):
     facts = read(path)
     if more := facts.keys() - {k for _, *keys in KEYS["meta"].values() for k in keys} - {"multiple_of", "ffn_dim_multiplier", "max_batch_size", "use_scaled_rope"}:
         raise ValueError(f"{path}: {', '.join(sorted(more))} is not supported")
-    for file in sorted(f for f in os.listdir(folder) if re.fullmatch(r"consolidated\.\d+\.pth", f)):
+    files = sorted(f for f in os.listdir(folder) if re.fullmatch(r"consolidated\..*\.pth", f))
+    if files != [f"consolidated.{i:02d}.pth" for i in range(len(files))]:
+        raise ValueError(f"{folder} has {', '.join(files)[:200]}: these are not all slices, numbered from 00 on")
+    for file in files:
         try:
             parts.append(torch.load(f"{folder}/{file}", map_location="cpu", mmap=True, weights_only=True))
         except Exception as e:          # pickle, zip and torch have an error each
             raise ValueError(f"{folder}/{file} does not hold tensors alone, or is damaged ({type(e).__name__}); it is not opened any other way") from e
         if not isinstance(parts[-1], dict) or parts[-1].keys() != parts[0].keys() \
-                or not all(isinstance(k, str) and isinstance(t, torch.Tensor) and t.layout == torch.strided and t.dim() in (1, 2) for k, t in parts[-1].items()):
+                or not all(isinstance(k, str) and isinstance(t, torch.Tensor) and t.layout == torch.strided and t.dim() in (1, 2) and not t.is_meta for k, t in parts[-1].items()):
             raise ValueError(f"{folder}/{file} does not hold the tensors of one slice of a model")
+        parts[-1] = {name: t.detach() for name, t in parts[-1].items()}
     n, file, sizes = len(parts), f"{folder}/consolidated.*.pth", {}
     for name, t in parts[0].items():
         slices = [p[name] for p in parts]
@@ -102,7 +106,9 @@ def open_meta(folder):
                 Found(file, (len(t), t.shape[1] * n) if side else (len(t) * n, t.shape[1]), t.dtype, functools.partial(torch.cat, slices, side))
     if (k := "layers.0.feed_forward.w1.weight") in found:
         sizes["mlp_dim"] = found[k].shape[0]
-    if facts.get("vocab_size") == -1 and "output.weight" in found:
+    if facts.get("vocab_size") == -1:
+        if "output.weight" not in found:
+            raise ValueError(f"{file}: there is no tensor output.weight")
         sizes["vocab"] = found["output.weight"].shape[0]
     return settings("meta", facts, path, tied=False, **sizes), found
 
@@ -122,7 +128,7 @@ def fit(layout, cfg, found, where):
                 raise ValueError(f"{where}: there is no tensor {name}" + ", and the head is not tied to the embedding" * (ours == "head.weight"))
             file, size, dtype, _ = found[name]
             if size != t.shape:
-                raise ValueError(f"{file}: {name} is {list(size)}, and by the configuration it must be {list(t.shape)}")
+                raise ValueError(f"{file}: {name} is {list(size)}, and with these settings it must be {list(t.shape)}" + "; are all slices there?" * (layout == "meta"))
             if dtype not in DTYPES.values() or dtype != found[theirs[0]].dtype:
                 raise ValueError(f"{file}: {name} is {dtype}; it must be float32, bfloat16 or float16, the same for q, k and v")
     if more := found.keys() - wanted:
@@ -187,8 +193,10 @@ def ends(folder, tokenizer, rows):
     return sorted(tokenizer.ends)
 
 
-def import_folder(folder, run, place=None, size=5e9):
+def import_folder(folder, run, place=None, size=5e9, context=None):
     """Make runs/NAME of a folder: config.json, the tokenizer (that of `place`, if it is not beside the weights), and the weights as checkpoint 0."""
+    if not os.path.isdir(folder):
+        raise ValueError(f"there is no folder {folder}")
     there = set(os.listdir(folder))
     with contextlib.ExitStack() as stack:
         if "config.json" in there:
@@ -198,8 +206,9 @@ def import_folder(folder, run, place=None, size=5e9):
             layout, (cfg, found) = "meta", open_meta(folder)
         else:
             raise ValueError(f"{folder} has neither config.json (Hugging Face) nor params.json and consolidated.00.pth (Meta)")
+        cfg = dataclasses.replace(cfg, context=context or cfg.context)
         parameters = fit(layout, cfg, found, folder)
-        place = place or (f"{folder}/.." if layout == "meta" and "tokenizer.model" not in there else folder)        # Meta's sizes share one
+        place = place or (f"{folder}/.." if layout == "meta" and not {"tokenizer.model", "tokenizer.json"} & there else folder)        # Meta's sizes share one
         try:
             tokenizer = tokenizers.load(place)
         except ValueError as e:
@@ -225,7 +234,7 @@ def import_folder(folder, run, place=None, size=5e9):
     if not tokenizer.lossless:
         print("its tokenizer changes texts before it reads them, as SentencePiece was told to (extra spaces go, say): they do not come back to the letter, and other "
               "readers of the same file, transformers 5 among them, may leave that out and give other ids")
-    print(f"wrote {run}: {sum(p.numel() for p in parameters.values()):,} parameters, {cfg.layers} layers of {cfg.dim}, {cfg.heads} heads; tokenizer of {tokenizer.vocab:,} entries\n"
+    print(f"wrote {run}: {sum(p.numel() for p in parameters.values()):,} parameters, {cfg.layers} layers of {cfg.dim}, {cfg.heads} heads, rows of {cfg.context:,} tokens; tokenizer of {tokenizer.vocab:,} entries\n"
           f"now: python sample.py {run} --prompt \"...\"")
 
 
@@ -279,9 +288,10 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = ap.add_subparsers(required=True, dest="act", metavar="import|export")
     i = sub.add_parser("import", help="a folder from Hugging Face or Meta becomes runs/NAME")
-    i.add_argument("folder", metavar="HF_DIR")
+    i.add_argument("folder", metavar="HF_DIR", help="with config.json; or Meta's, with params.json")
     i.add_argument("run", metavar="runs/NAME")
-    i.add_argument("--tokenizer", metavar="DIR", help="where tokenizer.json or tokenizer.model is (default: HF_DIR)")
+    i.add_argument("--tokenizer", metavar="DIR", help="where tokenizer.json or tokenizer.model is (default: HF_DIR; for Meta's, which share one, the folder above)")
+    i.add_argument("--context", type=int, help="tokens in a row of its training (default: what config.json says; Meta's files do not, 2048)")
     e = sub.add_parser("export", help="runs/NAME becomes a folder for transformers")
     e.add_argument("run", metavar="runs/NAME")
     e.add_argument("out", metavar="DIR")
@@ -290,10 +300,12 @@ def main():
     for p in (i, e):
         p.add_argument("--shard-size", type=float, default=5e9, metavar="BYTES", help="of a file of weights, at most (default: 5e9)")
     a = ap.parse_args()
+    if a.act == "import" and a.context is not None and a.context < 1:
+        raise ValueError(f"--context {a.context}: it is a number of tokens above 0")
     if not a.shard_size > 0:
         raise ValueError(f"--shard-size {a.shard_size:g}: it is a number of bytes above 0")
     if a.act == "import":
-        import_folder(a.folder.rstrip("/") or "/", a.run.rstrip("/"), a.tokenizer, a.shard_size)
+        import_folder(a.folder.rstrip("/") or "/", a.run.rstrip("/"), a.tokenizer, a.shard_size, a.context)
     else:
         export_run(a.run.rstrip("/"), a.out.rstrip("/"), a.step, a.shard_size, a.licence)
 

@@ -31,7 +31,7 @@ def candidates(logits, draw, seen=()):
     if draw.penalty != 1 and len(seen):
         seen, logits = torch.tensor(seen), logits.clone()
         logits[seen] = torch.where(logits[seen] > 0, logits[seen] / draw.penalty, logits[seen] * draw.penalty)
-    if draw.temperature == 0:
+    if draw.temperature < 1e-6:         # 0, or what float32 cannot divide by
         return torch.ones(1), logits.argmax().view(1)
     p, ids = ((logits - logits.max()) / draw.temperature).softmax(-1), torch.arange(len(logits))
     if draw.top_k is None and draw.top_p == 1 and draw.min_p == 0:

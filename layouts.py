@@ -125,7 +125,7 @@ def read_config(folder):
         if not isinstance(facts.get(key) or {}, dict):
             raise ValueError(f"{path}: {key}={facts[key]!r:.40} must be an object")
         part = facts.get(key) or {}
-        if {part.get("rope_type", "default"), part.get("type", "default")} != {"default"} or part.get("partial_rotary_factor", 1) != 1 or any(isinstance(v, dict) for v in part.values()):
+        if [part.get("rope_type", "default"), part.get("type", "default")] != ["default", "default"] or part.get("partial_rotary_factor", 1) != 1 or any(isinstance(v, dict) for v in part.values()):
             raise ValueError(f"{path}: RoPE as in {key}={part!r:.200} is not supported; only rope_type 'default' is")
         rope |= part
     cfg = settings(family, {**facts, "rope_parameters.rope_theta": rope.get("rope_theta")}, path, tied=tied)

@@ -5,7 +5,6 @@ Read it from data_of() to card().
 """
 import dataclasses
 import json
-import math
 import os
 import re
 
@@ -40,19 +39,21 @@ def card(run, facts, cfg, model, tokenizer, state, licence):
              f"{tokenizer.kind}, {tokenizer.vocab:,} entries" + f"; the embedding's {cfg.vocab - tokenizer.vocab:,} rows beyond them stand for nothing" * (cfg.vocab > tokenizer.vocab) + ".\n"]
     if "run" in facts:
         data, languages = data_of(facts)
-        o, r, log = facts["optim"], facts["run"], {}
+        o, r, read, trained, judged = facts["optim"], facts["run"], {}, None, None
         with open(f"{run}/log.jsonl", encoding="utf-8") as f:
             for record in (json.loads(line) for line in f if line.endswith("\n")):
-                log |= record if record["step"] <= step else {}             # the last of each
+                if record["step"] <= step:
+                    read, trained, judged = record.get("sources", read), record if "loss" in record else trained, record if "val" in record else judged
         body += ["## Data\n", data, "## Training\n", f"{state['tokens']:,} tokens in {step:,} steps of {r['batch']} rows{', fewer in the beginning' * bool(r['ramp'])}. "
                  f"AdamW, betas {o['beta1']} and {o['beta2']}, eps {o['eps']}, weight decay {o['weight_decay']}, gradient norm up to {o['clip']}. "
                  f"Learning rate {o['lr']} after a warmup of {o['warmup']:,} tokens, by a cosine to {o['min_lr']} at {o['decay'] or r['tokens']:,}. "
                  f"Weights in float32, products as run.dtype={r['dtype']} says; seed {r['seed']}; torch {facts['torch']}.\n",
-                 table(["source", "tokens read", "epochs"], [[s, *v] for s, v in log.get("sources", {}).items()]),
-                 "## Losses\n", f"Last training loss: {log.get('loss', math.nan):.4f} nats per token.\n"]
-        if "val" in log:
-            losses = {"all": log["val"], **log["val"]["sources"]}
-            body.append(table(["validation", "nats per token", "bits per byte"], [[s, round(v["loss"], 4), round(v["bits_per_byte"], 4)] for s, v in losses.items()]))
+                 *([table(["source", "tokens read", "epochs"], [[s, *v] for s, v in read.items()])] if read else []), "## Losses\n"]
+        if trained:
+            body.append(f"Training loss at step {trained['step']:,}: {trained['loss']:.4f} nats per token.\n")
+        if judged:                              # of this step or the last one that was evaluated before it
+            losses = {"all": judged["val"], **judged["val"]["sources"]}
+            body.append(table([f"validation at step {judged['step']:,}", "nats per token", "bits per byte"], [[s, round(v["loss"], 4), round(v["bits_per_byte"], 4)] for s, v in losses.items()]))
     folder, rows = f"{run}/evaluations", []
     for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         e = config.read_json(f"{folder}/{file}")
@@ -64,7 +65,9 @@ def card(run, facts, cfg, model, tokenizer, state, licence):
     if "run" in facts:
         body += ["## How a text begins\n", "In the training rows a text follows the end of another, `</s>` in the papers' tokenizers. A prompt that begins a text is better preceded by it too: "
                  f"ids `{[tokenizer.eos, *tokenizer.prompt]}`, then the text's.\n"]
-    body += ["## Limits\n", "It is a small model: it writes in the manner of its data and knows next to nothing. " * (n < 1e8) + "It was not evaluated for safety, bias or truth.\n",
-             "## Licence\n", f"{licence}\n" if licence else "None was given, which permits nothing. The licence of the program is not the model's.\n"]
+    if not imported:
+        body += ["## Limits\n", "It is a small model: it writes in the manner of its data and knows next to nothing. " * (n < 1e8) + "It was not evaluated for safety, bias or truth.\n"]
+    if licence or not imported:
+        body += ["## Licence\n", f"{licence}\n" if licence else "None was given, which permits nothing. The licence of the program is not the model's.\n"]
     head = [f"license: {json.dumps(licence)}"] * bool(licence) + ["language:", *(f"- {json.dumps(lang)}" for lang in languages)] * bool(languages)       # a JSON string is one of YAML
     return "\n".join(["---", *head, "library_name: transformers", "pipeline_tag: text-generation", "---", "", *body])

@@ -91,12 +91,13 @@ def interactive(model, tokenizer, turn, settings):
         if line == "/new":
             text = ""
             continue
-        text += turn.replace("{}", line) if line else ""
+        before, text = text, text + (turn.replace("{}", line) if line else "")
         try:
             for _, new in continuations(model, tokenizer, [text], past=past, **settings):
                 text += new
                 print(new, end="", flush=True)
-        except ValueError as e:         # the text has become too long
+        except ValueError as e:         # too long with this line: it is not added
+            text = before
             print(f"error: {e}; /new begins another text", file=sys.stderr)
         except KeyboardInterrupt:       # enough of this one
             past.cache.n, past.ids, past.gone = 0, [], 0
@@ -172,7 +173,7 @@ def main():
     ap.add_argument("--prompt", action="append", help="text to continue; may be repeated. Without it, --file and --jsonl: standard input")
     ap.add_argument("--file", help="file with one prompt per line")
     ap.add_argument("--jsonl", metavar="FILE", help="file of JSON lines with a prompt each; - for standard input")
-    ap.add_argument("--out", metavar="FILE", help="where --jsonl goes (default: standard output); begun before, it is continued")
+    ap.add_argument("--out", metavar="FILE", help="where --jsonl goes (default: standard output); begun before, it is continued, with the settings of now")
     ap.add_argument("--batch", type=int, default=16, help="rows at once with --jsonl (default: 16)")
     ap.add_argument("--interactive", action="store_true", help="add what you type to the text, line by line")
     ap.add_argument("--turn", default="{}", help=r"how a typed line, {}, is added, e.g. $'\nYou: {}\nModel:' (default: {})")
@@ -186,7 +187,7 @@ def main():
     ap.add_argument("--stop", action="append", default=[], help="end before this text; may be repeated")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--logprobs", type=int, metavar="K", help="list each token's log-probability, and those of the K likeliest")
-    ap.add_argument("--window", type=int, help="keep the first 4 and the last tokens, at most this many: a text goes on for ever in bounded memory "
+    ap.add_argument("--window", type=int, help="keep the first 4 and the last tokens, at most this many, 16 or more: a text goes on for ever in bounded memory "
                                                "(default: ALiBi 4 times the trained length; RoPE stops there)")
     ap.add_argument("--step", type=int, help="use the checkpoint of this step (default: the newest)")
     ap.add_argument("--device", choices=["cpu", "cuda", "mps"], default="cuda" if torch.cuda.is_available() else "cpu", help="default: cuda if there, else cpu")

@@ -100,6 +100,7 @@ def test_rope_theta_is_found_under_its_old_name_too(work, prepared):
     folder = save(hf, work / "hf", prepared)
     edit(f"{folder}/config.json", rope_parameters=None, rope_theta=500_000, rope_scaling=None)
     model, _ = sample.load(come_in(folder))
+    assert config.read_json(f"{come_in(folder, 'runs/long', context=99)}/config.json")["model"]["context"] == 99 and model.cfg.context == 64
     assert model.cfg.theta == 5e5 and (model(IDS) - hf(IDS).logits).abs().max() < 5e-4
 
 
@@ -145,7 +146,7 @@ def test_training_goes_on_from_an_import_as_in_transformers_with_adamw(name, wor
 
 def test_scaled_rope_is_refused_under_either_name_also_beside_a_plain_one(work, prepared):
     folder = save(small("llama"), work / "hf", prepared)
-    for key, value in ("rope_scaling", {"type": "yarn", "factor": 4.0}), ("rope_scaling", {"rope_type": "llama3"}), ("rope_parameters", {"rope_type": "default", "type": "linear", "rope_theta": 1e4}):
+    for key, value in ("rope_scaling", {"type": "yarn", "factor": 4.0}), ("rope_scaling", {"rope_type": "llama3"}), ("rope_scaling", {"rope_type": ["default"]}), ("rope_parameters", {"rope_type": "default", "type": "linear", "rope_theta": 1e4}):
         edit(f"{folder}/config.json", rope_scaling=None, rope_parameters={"rope_type": "default", "rope_theta": 1e4})
         edit(f"{folder}/config.json", **{key: value})
         with pytest.raises(ValueError, match=f"RoPE as in {key}=.* is not supported"):
@@ -261,7 +262,7 @@ def test_the_card_says_what_the_run_knows(trained, monkeypatch):
     assert 'license: "cc-by-4.0"' in head and '- "fr"' in head and "library_name: transformers" in head
     val = [r for r in map(json.loads, open(f"{run}/log.jsonl")) if "val" in r][-1]["val"]
     losses = {r["step"]: r["loss"] for r in map(json.loads, open(f"{run}/log.jsonl")) if "loss" in r}
-    for words in (f"Last training loss: {losses[20]:.4f}", "| tied | True |", "| fr | 60 |", "| source | licence | permission |", "| fr | unknown | public |", "2,560 tokens in 20 steps", "AdamW", "seed 42", f"| fr | {round(val['sources']['fr']['loss'], 4)} | {round(val['sources']['fr']['bits_per_byte'], 4)} |",
+    for words in (f"Training loss at step 20: {losses[20]:.4f}", "| validation at step 20 |", "| tied | True |", "| fr | 60 |", "| source | licence | permission |", "| fr | unknown | public |", "2,560 tokens in 20 steps", "AdamW", "seed 42", f"| fr | {round(val['sources']['fr']['loss'], 4)} | {round(val['sources']['fr']['bits_per_byte'], 4)} |",
                   f"| all | {round(val['loss'], 4)} |", "| who | 0 | 9 | sum | 0.25 | 0.5 |", "ids `[2]`", "Limits", "cc-by-4.0\n"):
         assert words in card, words
     assert "What was taken out" not in card and "old one" not in card and str(os.getcwd()) not in card
@@ -271,9 +272,22 @@ def test_the_card_says_what_the_run_knows(trained, monkeypatch):
     assert "began from the weights of `before`" in open("out1/README.md").read() and "began from" not in card
     os.rename("data", "moved")
     card = open(go_out(run, "out2", step=10) + "/README.md").read()
-    assert "was not there" in card and "en, fr" in card and "1,280 tokens in 10 steps" in card and "permits nothing" in card and f"training loss: {losses[10]:.4f}" in card and "license" not in card.split("---")[1]
+    assert "was not there" in card and "en, fr" in card and "1,280 tokens in 10 steps" in card and "permits nothing" in card and f"Training loss at step 10: {losses[10]:.4f}" in card and "license" not in card.split("---")[1]
     card = open(go_out(come_in("out"), "out3") + "/README.md").read()
-    assert "imported from `out`" in card and "How a text begins" not in card and "Training\n" not in card
+    assert "imported from `out`" in card and "How a text begins" not in card and "Training\n" not in card and "Limits" not in card and "permits" not in card
+
+
+def test_a_card_says_of_which_step_its_losses_are(trained):
+    run = trained("bloom")
+    with open(f"{run}/log.jsonl") as f:
+        records = [json.loads(line) for line in f]
+    with open(f"{run}/log.jsonl", "w") as f:
+        f.writelines(json.dumps(r) + "\n" for r in records if r["step"] in (0, 10) or "val" not in r and "loss" not in r)
+    card = open(go_out(run) + "/README.md").read()
+    assert "Training loss at step 10: " in card and "| validation at step 10 |" in card
+    open(f"{run}/log.jsonl", "w").close()
+    card = open(go_out(run, "out1") + "/README.md").read()
+    assert "nan" not in card and "validation at" not in card and "tokens read" not in card
 
 
 def test_an_export_takes_the_whole_checkpoint_before_a_damaged_one(trained):
@@ -336,7 +350,7 @@ def refused(words, **more):
     (dict(num_hidden_layers=10 ** 12), "num_hidden_layers"), (dict(num_hidden_layers=10 ** 6), "1000000 layers.* of 2"), (dict(num_hidden_layers=1), "1 layers.* of 2"), (dict(num_hidden_layers=True), "num_hidden_layers"),
     (dict(hidden_size="48"), "hidden_size"), (dict(hidden_size=-48), "hidden_size"), (dict(hidden_size=48.5), "hidden_size"), (dict(hidden_size=10 ** 400), "hidden_size"), (dict(num_attention_heads=7, head_dim=None), "7 heads"),
     (dict(num_attention_heads=0), "num_attention_heads"), (dict(num_key_value_heads=3), "3 key heads"), (dict(rms_norm_eps=float("nan")), "rms_norm_eps"), (dict(rms_norm_eps=[]), "rms_norm_eps"),
-    (dict(tie_word_embeddings="yes"), "tie_word_embeddings"), (dict(vocab_size=500), "by the configuration it must be"), (dict(intermediate_size=48), "by the configuration it must be"),
+    (dict(tie_word_embeddings="yes"), "tie_word_embeddings"), (dict(vocab_size=500), "with these settings it must be"), (dict(intermediate_size=48), "with these settings it must be"),
     (dict(eos_token_id="</s>"), "eos_token_id"), (dict(eos_token_id=[2, 512]), "eos_token_id"), (dict(tie_word_embeddings=True), "lm_head.weight is not the embedding")])
 def test_a_llama_that_this_model_is_not_is_refused_by_name(changes, words, folder):
     folder()
@@ -567,6 +581,17 @@ def test_metas_files_are_refused_where_they_are_not_understood_and_never_run(fol
                            ("layers.0.attention.wq.weight", good["layers.0.attention.wq.weight"] * torch.nan, "NaN"), ("norm.weight", 3, "does not hold the tensors"), ("output.weight", torch.tensor(1.0), "does not hold the tensors")):
         torch.save({**good, name: t}, "hf/consolidated.01.pth")
         refused(words)
+    torch.save({k: t.to("meta") for k, t in good.items()}, "hf/consolidated.01.pth")
+    refused("does not hold the tensors")
+    os.rename("hf/consolidated.01.pth", "hf/consolidated.02.pth")
+    refused("these are not all slices")
+    os.remove("hf/consolidated.02.pth")
+    refused("are all slices there")
+    json.dump({**params, "vocab_size": -1}, open("hf/params.json", "w"))
+    first = torch.load("hf/consolidated.00.pth", weights_only=True)
+    torch.save({k: t for k, t in first.items() if k != "output.weight"}, "hf/consolidated.00.pth")
+    refused("there is no tensor output.weight")
+    torch.save(first, "hf/consolidated.00.pth")
     for content in (pickle.dumps(Trap()), b"", b"x" * 1000):
         open("hf/consolidated.01.pth", "wb").write(content)
         refused("consolidated.01.pth does not hold tensors alone")

@@ -86,7 +86,7 @@ def test_each_filter_by_hand():
     assert kept(top_p=0.5) == {1: 1.0} and kept(top_p=0.51) == {1: 0.667, 2: 0.333} and kept(top_p=1e-9) == {1: 1.0}
     assert kept(min_p=0.4) == {1: 0.667, 2: 0.333} and kept(min_p=1.0) == {1: 1.0}
     assert kept(top_k=2, top_p=0.6) == {1: 1.0}, "top-p looks at what top-k left: 0.667 is enough"
-    assert kept(temperature=0) == {1: 1.0}
+    assert kept(temperature=0) == kept(temperature=1e-46) == {1: 1.0}
     assert kept(temperature=0.5)[1] == pytest.approx(0.25 / 0.345, abs=1e-3)
 
 
