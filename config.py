@@ -165,10 +165,8 @@ def load(path, overrides=()):
         if key == "init_from" and cfg.init_from:
             cfg.init_from, own = cfg.init_from.rstrip("/"), dict((k, v) for k, _, v in overrides).get("run.name", cfg.run.name)
             # a run that has begun has the shape itself: the other may be gone by then
-            there = [f for f in (f"{cfg.init_from}/config.json", f"runs/{own}/config.json") if os.path.exists(f)]
-            if not there:
-                raise ValueError(f"init_from={value}: that is not a run: it has no config.json; train.py makes one, and convert.py import")
-            cfg.model = Model(**read_json(there[0])["model"])           # what follows may change the context, say
+            there = cfg.init_from if os.path.exists(cfg.init_from) or not os.path.exists(f"runs/{own}/config.json") else f"runs/{own}"
+            cfg.model = Model(**read_run(there)["model"])               # what follows may change the context, say
     return cfg
 
 
@@ -302,8 +300,16 @@ def read_json(path):
     with open(path, encoding="utf-8") as f:
         try:
             return json.load(f)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ValueError(f"{path} is not JSON: {e}") from e
+
+
+def read_run(run):
+    """config.json of a run folder."""
+    facts = read_json(f"{run}/config.json") if os.path.exists(f"{run}/config.json") else {}
+    if not isinstance(facts, dict) or "model" not in facts:
+        raise ValueError(f"{run} is not a run: it has no config.json of one; train.py makes a run, and convert.py import makes one of a Hugging Face folder")
+    return facts
 
 
 def sha256(path):

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 import checkpoint
 import config
+import sample
 import tokenizer as tokenizers
 from evaluate import progress
 from layouts import KEYS, family_of, names, read, read_config, settings, their_config, to_ours, to_theirs
@@ -255,11 +256,8 @@ def empty(cfg, run, step):
 
 def export_run(run, out, step=None, size=5e9, licence=None):
     """Write a run's model as a folder that transformers opens, with a model card."""
-    if not os.path.exists(f"{run}/config.json"):
-        raise ValueError(f"{run} is not a run: it has no config.json; train.py or an import makes one")
-    facts, tokenizer = config.read_json(f"{run}/config.json"), tokenizers.load(f"{run}/tokenizer")
-    if tokenizers.fingerprint(tokenizer) != facts["tokenizer"]["fingerprint"]:
-        raise ValueError(f"{run}/tokenizer is not the one the model was trained with; put that one back")
+    facts = config.read_run(run)
+    tokenizer = sample.tokenizer_of(run, facts)
     cfg = config.Model(**facts["model"])
     family, model = family_of(cfg, run), empty(cfg, run, step)
     if (state := checkpoint.newest(run, model, step=step)) is None:

@@ -290,7 +290,7 @@ def main():
     ap.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of weights and products (default: float32)")
     args = ap.parse_args()
     run = args.run.rstrip("/")
-    facts = config.read_json(f"{run}/config.json") if os.path.exists(f"{run}/config.json") else {}
+    facts = config.read_run(run)
     name = args.data or facts.get("data", {}).get("name")
     args.tasks = args.tasks or ["loss"] * bool(name) + list(tasks.BENCHMARK)
     args.begin = args.begin or ("harness" if "imported" in facts else "training")

@@ -23,7 +23,7 @@ class Draw:
     top_k: int | None = None        # among the k likeliest; None: all
     top_p: float = 1.0              # among the likeliest that make up p (nucleus sampling, Holtzman et al. 2019)
     min_p: float = 0.0              # among those at least this share as likely as the likeliest (Nguyen et al. 2024)
-    penalty: float = 1.0            # scores of tokens that were there are divided by it, negative ones multiplied (Keskar et al. 2019)
+    penalty: float = 1.0            # scores of tokens that were there are divided by it (Keskar et al. 2019); negative ones multiplied, as transformers does
 
 
 def candidates(logits, draw, seen=()):

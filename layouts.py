@@ -77,10 +77,7 @@ def to_theirs(layout, ours, p, cfg):
 
 def read(path):
     """The object in a JSON file."""
-    try:
-        facts = config.read_json(path)
-    except RecursionError as e:
-        raise ValueError(f"{path} is nested too deeply") from e
+    facts = config.read_json(path)
     if not isinstance(facts, dict):
         raise ValueError(f"{path} holds no JSON object")
     return facts

@@ -27,15 +27,19 @@ from generate import Draw, Past, continuations, most
 from model import Cache, Transformer, can_compile
 
 
-def load(run, device="cpu", step=None, dtype=torch.float32):
-    """(model, tokenizer) of a run folder, from its newest whole checkpoint or that of `step`, with weights of `dtype`. tokenizer.begin: the ids before
-    a text. In our training rows a text follows the end of another; an imported model begins as its own tokenizer does."""
-    if not os.path.exists(f"{run}/config.json"):
-        raise ValueError(f"{run} is not a run: it has no config.json; train.py makes one, and convert.py import")
-    facts = config.read_json(f"{run}/config.json")
+def tokenizer_of(run, facts):
+    """The tokenizer of a run folder, which must be the one its config.json, `facts`, tells of."""
     tokenizer = tokenizers.load(f"{run}/tokenizer")
     if tokenizers.fingerprint(tokenizer) != facts["tokenizer"]["fingerprint"]:
         raise ValueError(f"{run}/tokenizer is not the one the model was trained with; put that one back")
+    return tokenizer
+
+
+def load(run, device="cpu", step=None, dtype=torch.float32):
+    """(model, tokenizer) of a run folder, from its newest whole checkpoint or that of `step`, with weights of `dtype`. tokenizer.begin: the ids before
+    a text. In our training rows a text follows the end of another; an imported model begins as its own tokenizer does."""
+    facts = config.read_run(run)
+    tokenizer = tokenizer_of(run, facts)
     if "imported" in facts:
         tokenizer.begin, tokenizer.ends = tokenizer.prompt, set(facts["imported"]["eos"])
     else:
@@ -194,10 +198,10 @@ def main():
     ap.add_argument("--dtype", choices=["float32", "bfloat16"], help="of weights and cache (default: bfloat16 on cuda, else float32)")
     ap.add_argument("--compile", action="store_true", help="compile the step of one token: some 15 s first, then faster")
     args = ap.parse_args()
-    for key, least, most_ in ("tokens", 1, 1e12), ("top_k", 1, 1e12), ("top_p", 1e-9, 1), ("min_p", 0, 1), ("temperature", 0, 1e6), ("penalty", 0.1, 10), ("samples", 1, 1e6), \
+    for key, least, largest in ("tokens", 1, 1e12), ("top_k", 1, 1e12), ("top_p", 1e-9, 1), ("min_p", 0, 1), ("temperature", 0, 1e6), ("penalty", 0.1, 10), ("samples", 1, 1e6), \
             ("batch", 1, 1e6), ("logprobs", 0, 1e6), ("window", 16, 1e12), ("seed", 0, 2 ** 62):
-        if (value := getattr(args, key)) is not None and not least <= value <= most_:
-            raise ValueError(f"--{key.replace('_', '-')} {value}: it must be from {least} to {most_:g}")
+        if (value := getattr(args, key)) is not None and not least <= value <= largest:
+            raise ValueError(f"--{key.replace('_', '-')} {value}: it must be from {least} to {largest:g}")
     ways = [bool(args.prompt or args.file), bool(args.jsonl), args.interactive]
     if sum(ways) > 1 or args.out and not args.jsonl:
         raise ValueError("one of --prompt and --file, --jsonl, or --interactive; and --out belongs to --jsonl")

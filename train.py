@@ -181,7 +181,7 @@ def start(run, cfg, rows):
 
 def same_model(cfg, rows):
     """Stop a run that begins with another's weights and cannot use them: another shape, another tokenizer."""
-    facts = config.read_json(f"{cfg.init_from}/config.json")
+    facts = config.read_run(cfg.init_from)
     for key, old, new in config.differences(facts["model"], config.plain(cfg.model)):
         if key not in ("context", "init_std"):
             raise ValueError(f"init_from={cfg.init_from} holds a model with {key}={old}, model.{key}={new} is another one; leave model.{key} away")

@@ -17,7 +17,7 @@ import sample
 import tokenizer as tokenizers
 import torch
 import train
-from conftest import arguments, log, tiny
+from conftest import ROOT, arguments, log, tiny
 from generate import Draw, generate
 from model import Cache
 from safetensors.torch import load_file, save_file
@@ -443,7 +443,7 @@ def test_folders_made_to_harm_are_refused_in_one_line_and_nothing_in_them_runs(f
     refused("pytorch_model.bin, a pickle.*save_pretrained")
     os.remove("hf/pytorch_model.bin")
     refused("0 .safetensors files")
-    for content, words in ((b"[1]", "no JSON object"), (b"{", "not JSON"), (b"\xff", "not JSON"), (b'{"a":' * 100_000, "nested too deeply"), (b'{"model_type": "llama", "hidden_size": 1' + b"0" * 5000 + b"}", "digits")):
+    for content, words in ((b"[1]", "no JSON object"), (b"{", "not JSON"), (b"\xff", "not JSON"), (b'{"a":' * 100_000, "not JSON"), (b'{"model_type": "llama", "hidden_size": 1' + b"0" * 5000 + b"}", "digits")):
         open("hf/config.json", "wb").write(content)
         refused(words)
     os.remove("hf/config.json")
@@ -611,6 +611,12 @@ def test_one_value_that_is_no_number_is_enough(value, folder):
     folder()
     changed(**{NORM: torch.tensor([1.0] * 47 + [value])})
     refused("model.norm.weight has values that are NaN or infinite")
+
+
+def test_a_hugging_face_folder_is_no_run_and_the_way_to_make_one_is_said(originals, work):
+    for way in (sample.load, go_out, lambda folder: config.load(f"{ROOT}/configs/llama.py", [f"init_from={folder}"])):
+        with pytest.raises(ValueError, match="is not a run.*convert.py import makes one of a Hugging Face folder"):
+            way(originals["llama"])
 
 
 def test_an_export_says_its_dtype(work, prepared):

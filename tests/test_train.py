@@ -134,7 +134,7 @@ def test_context_and_init_std_of_a_run_that_begins_with_another_are_its_own(work
 
 def test_a_run_that_cannot_begin_with_another_s_weights_says_why(work):
     train.train(tiny("bloom", "first", "run.tokens=128"))
-    with pytest.raises(ValueError, match="init_from=runs/none: that is not a run"):
+    with pytest.raises(ValueError, match="runs/none is not a run.*convert.py import makes one of a Hugging Face folder"):
         tiny("bloom", "r", "init_from=runs/none")
     with pytest.raises(ValueError, match="holds a model with position=alibi, model.position=none is another one"):
         train.train(tiny("bloom", "r", "init_from=runs/first", "model.position=none"))
