@@ -1,163 +1,246 @@
 """Save and load a run: safetensors, written and read by torch.distributed.checkpoint. Nothing is pickled.
 
+    runs/NAME/config.json  log.jsonl  tokenizer/
     runs/NAME/checkpoints/0000200/   model/*.safetensors   optimizer/*.safetensors   state.json   done
 
-Each process writes the rows it keeps and reads those it needs: what N processes saved, M go on from. `done` is written last, with size and
-SHA-256 of the other files; without it a folder is no checkpoint, and a file that differs is refused by name. Read it from moments() to newest().
+Each process writes the rows it keeps and reads the rows it needs, so M processes can go on from what N processes saved.
+`done` is written last, with the size and SHA-256 of every other file. A folder without it is not a checkpoint, and a
+checkpoint with a file that differs is refused by name. RunFolder answers every question about the folder of a run.
 """
 import contextlib
+import json
 import math
 import os
 import shutil
-import threading
 import warnings
 
 import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 
 import config
-import distributed
+import parallel
+from model import Transformer
 
-warnings.filterwarnings("ignore", message="torch.distributed is disabled")      # "assuming the intent is to save in a single process": it is
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")      # at one process that is meant
 
 
 class Unusable(ValueError):
     """A checkpoint that is incomplete or damaged."""
 
 
+# ---- write ----
+
 def moments(model, optimizer):
     """AdamW's state as a flat {"name.exp_avg": tensor}, made if the optimizer has not stepped yet; loading fills it in place."""
     flat = {}
-    for name, p in distributed.parameters(model).items():
-        if not (state := optimizer.state[p]):
-            state.update(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+    for name, p in parallel.parameters(model).items():
+        state = optimizer.state[p]
+        if not state:
+            state["step"] = torch.zeros((), device=p.device)
+            state["exp_avg"] = torch.zeros_like(p)
+            state["exp_avg_sq"] = torch.zeros_like(p)
         flat |= {f"{name}.{key}": value for key, value in state.items()}
     return flat
 
 
-def read_back(folder, files, group=None):
+def read_back(folder, files):
     """[size, SHA-256 in hexadecimal] of each of `files`, zeros where one cannot be read. The processes share the reading."""
-    (rank, world), table = distributed.place(), torch.zeros(len(files), 33, dtype=torch.int64)
+    rank, world = parallel.place()
+    table = torch.zeros(len(files), 33, dtype=torch.int64)
     for i in range(rank, len(files), world):
+        path = f"{folder}/{files[i]}"
         with contextlib.suppress(OSError):
-            table[i] = torch.tensor([os.path.getsize(f"{folder}/{files[i]}"), *bytes.fromhex(config.sha256(f"{folder}/{files[i]}"))])
-    return [[size, bytes(digest).hex()] for size, *digest in distributed.sum(table, group).tolist()]
+            table[i] = torch.tensor([os.path.getsize(path), *bytes.fromhex(config.sha256(path))])
+    return [[size, bytes(digest).hex()] for size, *digest in parallel.total(table).tolist()]
 
 
-def seal(folder, state, group=None):
-    """Make a folder whose tensors are written a checkpoint: state.json, and `done` with size and SHA-256 of every file."""
-    distributed.once(lambda: config.write_json(f"{folder}/state.json", state), group)
+def seal(folder, state):
+    """Make a folder whose tensors are written a checkpoint: state.json, then `done` with size and SHA-256 of every file."""
+    parallel.once(lambda: config.write_json(f"{folder}/state.json", state))
     files = sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, names in os.walk(folder) for f in names)
-    facts = read_back(folder, files, group) if distributed.sum(len(files), group) == len(files) * distributed.place()[1] else [[0]]
+    same_everywhere = parallel.total(len(files)) == len(files) * parallel.place()[1]
+    facts = read_back(folder, files) if same_everywhere else [[0]]
     if not all(size for size, *_ in facts):
         raise OSError("not every process can read back every file: runs/ must be on a file system they share")
-    distributed.once(lambda: config.write_json(f"{folder}/done", dict(zip(files, facts))), group)
+    parallel.once(lambda: config.write_json(f"{folder}/done", dict(zip(files, facts))))
 
 
-def write(folder, tensors, state, group=None):
-    """Write a checkpoint: `tensors` is {"model": {name: tensor}, "optimizer": ...}, `state` a dict of plain facts. All processes
-    together; where it fails on one it is an OSError on all, and no folder is left."""
+def save(run, step, model, optimizer, state):
+    """Write checkpoint `step` of folder `run`; `state` is a dict of plain facts. All processes together. Where it fails on
+    one process it is an OSError on all of them, and nothing is left."""
+    import torch.distributed.checkpoint as dcp  # here and in load(): a second that only a run needs
+    folder = f"{run}/checkpoints/{step:07d}"
+    parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))            # what an interrupted save left
     try:
-        for part, values in tensors.items():
-            dcp.save(values, storage_writer=dcp.HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True), process_group=group, no_dist=distributed.place()[1] == 1)
-        seal(folder, state, group)
+        for part, tensors in (("model", parallel.parameters(model)), ("optimizer", moments(model, optimizer))):
+            writer = dcp.HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True)
+            dcp.save(tensors, storage_writer=writer, no_dist=parallel.place()[1] == 1)
+        seal(folder, {"step": step, **state})
     except (OSError, dcp.api.CheckpointException) as e:         # a BaseException: it passes every `except Exception`
-        distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True), group)
+        parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))
         cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e
         raise OSError(f"cannot save {folder}: {' '.join(str(cause).split())[:300]}") from e
 
 
-class Saver:
-    """Saves checkpoints of folder `run`. In the background, if asked: a copy is taken at once, one save is in flight at most."""
-    def __init__(self, run, keep, background):
-        self.run, self.keep, self.background = run, keep, background
-        self.last = self.thread = self.error = None         # last: step of the newest checkpoint that is whole
-        self.group = dist.new_group(backend="gloo") if background and dist.is_initialized() else None
-
-    def save(self, step, model, optimizer, state, losses):
-        """Write checkpoint `step`, then delete all but the newest `keep` and the best by `losses`, {step: validation loss}."""
-        self.wait()
-        folder, tensors = f"{self.run}/checkpoints/{step:07d}", {"model": distributed.parameters(model), "optimizer": moments(model, optimizer)}
-        distributed.once(lambda: shutil.rmtree(folder, ignore_errors=True))         # what an interrupted save left
-
-        def job():
-            try:
-                write(folder, tensors, {"step": step, **state}, self.group)
-                self.last, self.error = step, None
-                distributed.once(lambda: prune(self.run, self.keep, losses, step), self.group)
-            except BaseException as e:                  # in a thread it would be lost: wait() raises what is no failed write
-                self.error = e if self.last != step else None
-                print(f"warning: {e}; the run goes on, earlier checkpoints are intact" if isinstance(e, OSError) else e, flush=True)
-        if self.background:
-            tensors = dcp.staging.BlockingAsyncStager(cache_staged_state_dict=False).stage(tensors)
-            self.thread = threading.Thread(target=job)
-            self.thread.start()
-        else:
-            job()
-            self.wait()
-
-    def wait(self):
-        """Wait for a save in flight; returns the OSError of the newest save, or None."""
-        if self.thread:
-            self.thread.join()
-        if self.error and not isinstance(self.error, OSError):
-            raise self.error
-        return self.error
-
-
 def steps(run):
-    """Steps of the complete checkpoints, oldest first."""
+    """Steps of the complete checkpoints of folder `run`, oldest first."""
     folder = f"{run}/checkpoints"
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return sorted(int(n) for n in names if n.isdigit() and os.path.exists(f"{folder}/{n}/done"))
 
 
-def prune(run, keep, losses, step):
-    """Delete all but the newest `keep` and the best, of those up to `step`: later ones are damaged. `done` goes first: half a deletion is no checkpoint."""
-    there = [s for s in steps(run) if s <= step]
-    best = min((s for s in there if math.isfinite(losses.get(s, math.nan))), key=losses.get, default=None)
+def prune(run, keep, losses, newest):
+    """Delete all but the newest `keep` checkpoints and the best by `losses`, {step: validation loss}. Those after `newest`,
+    the one just written, are damaged ones: they stay. `done` goes first, so half a deletion is not a checkpoint."""
+    there = [s for s in steps(run) if s <= newest]
+    judged = [s for s in there if math.isfinite(losses.get(s, math.nan))]
+    best = min(judged, key=losses.get, default=None)
     for step in there[:-keep]:
         if step != best:
             os.remove(f"{run}/checkpoints/{step:07d}/done")
             shutil.rmtree(f"{run}/checkpoints/{step:07d}")
 
 
+# ---- read ----
+
 def verify(folder):
     """Raise Unusable, naming the file, unless every file is as `done` says."""
     try:
-        facts = distributed.together(lambda: config.read_json(f"{folder}/done"))
+        facts = parallel.together(lambda: config.read_json(f"{folder}/done"))
     except (ValueError, OSError) as e:
         raise Unusable(f"{folder}/done cannot be read: {e}") from e
     for (name, was), now in zip(facts.items(), read_back(folder, list(facts))):
-        if now != was:
-            raise Unusable(f"{folder}/{name} {'is missing' if not now[0] else 'has changed since it was written' if now[0] == was[0] else f'is {now[0]:,} bytes where {was[0]:,} were written'}")
+        if now == was:
+            continue
+        if not now[0]:
+            what = "is missing"
+        elif now[0] == was[0]:
+            what = "has changed since it was written"
+        else:
+            what = f"is {now[0]:,} bytes where {was[0]:,} were written"
+        raise Unusable(f"{folder}/{name} {what}")
 
 
 def load(folder, model, optimizer=None):
     """Fill `model`, and `optimizer` if given, from a checkpoint; returns its state.json."""
+    import torch.distributed.checkpoint as dcp
     verify(folder)
-    for part, tensors in [("model", distributed.parameters(model))] + ([("optimizer", moments(model, optimizer))] if optimizer else []):
+    parts = {"model": parallel.parameters(model)}
+    if optimizer:
+        parts["optimizer"] = moments(model, optimizer)
+    for part, tensors in parts.items():
         try:
-            dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(f"{folder}/{part}"), no_dist=distributed.place()[1] == 1)
+            reader = dcp.HuggingFaceStorageReader(f"{folder}/{part}")
+            dcp.load(tensors, storage_reader=reader, no_dist=parallel.place()[1] == 1)
         except dcp.api.CheckpointException as e:
             raise Unusable(f"{folder}/{part} does not fit this model: {' '.join(str(e).split())[-200:]}") from e
     return config.read_json(f"{folder}/state.json")
 
 
-def newest(run, model, optimizer=None, step=None):
-    """Load checkpoint `step`, or the newest one that is whole, naming each one passed over; returns its state, or None without any."""
+def newest(run, model, optimizer=None, step=None, say=print):
+    """Load checkpoint `step`, or the newest one that is whole, naming each one passed over. Returns its state, or None if
+    there is none."""
     there = steps(run)
-    if step is not None and step not in there:
-        raise ValueError(f"{run} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}")
-    for s in reversed(there) if step is None else [step]:
+    if step is not None:
+        if step not in there:
+            raise ValueError(f"{run} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}")
+        return load(f"{run}/checkpoints/{step:07d}", model, optimizer)
+    for s in reversed(there):
         try:
             return load(f"{run}/checkpoints/{s:07d}", model, optimizer)
         except (Unusable, FileNotFoundError) as e:
-            if step is not None:
-                raise
-            if steps(run) != there and distributed.place()[1] == 1:
-                return newest(run, model, optimizer)            # the run goes on, and newer checkpoints have taken the place of these
-            print(f"checkpoint {s} is damaged, using the one before it: {e}")
+            say(f"checkpoint {s} is damaged, using the one before it: {e}")
     if there:
         raise ValueError(f"none of the {len(there)} checkpoints of {run} can be read; move the folder away to start again")
+    return None
+
+
+# ---- the folder of a run ----
+
+def read_log(path, upto=math.inf):
+    """The records of a log.jsonl up to step `upto`. The last line may be half written: it is passed over."""
+    records = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            for n, line in enumerate(f, 1):
+                if line.endswith("\n"):
+                    with config.blame(f"{path}, line {n} is not a record; put the line right, or move the file away"):
+                        record = json.loads(line)
+                        if record["step"] <= upto:
+                            records.append(record)
+    return records
+
+
+class RunFolder:
+    """What the folder of a run says. `facts` is its config.json, `shape` its config.Model; `imported` is None for a run of
+    train.py, and says where the model comes from after convert.py import."""
+    def __init__(self, path):
+        self.path = path.rstrip("/")
+        file = f"{self.path}/config.json"
+        self.facts = config.read_json(file) if os.path.exists(file) else {}
+        if not isinstance(self.facts, dict) or "model" not in self.facts:
+            raise ValueError(f"{path} is not a run: it has no config.json of one; train.py makes a run, and "
+                             "convert.py import makes one of a Hugging Face folder")
+        self.imported = self.facts.get("imported")
+        with config.blame(file):
+            self.shape = config.Model(**self.facts["model"])
+
+    def settings(self):
+        """The config.Config it was trained with; settings that were known under other names are left at their defaults."""
+        if self.imported:
+            raise ValueError(f"{self.path} is an imported model: it does not say how it was trained")
+        sections = {"optim": config.Optim, "run": config.Run, "data": config.Data, "machine": config.Machine}
+        built = {}
+        for name, section in sections.items():
+            facts = self.facts.get(name, {})
+            built[name] = section(**{key: facts[key] for key in section.__dataclass_fields__ if key in facts})
+        return config.Config(self.facts["size"], self.shape, **built, init_from=self.facts.get("init_from"))
+
+    def records(self):
+        """The records of log.jsonl."""
+        return read_log(f"{self.path}/log.jsonl")
+
+    def steps(self):
+        """Steps of the complete checkpoints, oldest first."""
+        return steps(self.path)
+
+    def check_data(self, manifest, folder):
+        """Stop if data folder `folder` with this manifest.json is not what the run was trained on, to the byte."""
+        if hashes(manifest) != self.facts.get("data_sha256"):
+            raise ValueError(f"{self.path} was trained on other data than {folder} holds now")
+
+    def check_tokenizer(self, facts, folder):
+        """Stop if the tokens of data folder `folder`, whose manifest has `facts` of its tokenizer, mean something else here."""
+        if facts != self.facts["tokenizer"]:
+            raise ValueError(f"{folder} was made with another tokenizer than that of {self.path}: its tokens mean something "
+                             f"else; prepare it with --tokenizer {self.path}/tokenizer")
+
+    def tokenizer(self):
+        """The tokenizer of the run. An imported model begins and ends a text as its own files say; in our training rows a
+        text follows the end of another."""
+        import tokenizer  # here: to train, only its files are copied
+        found = tokenizer.load(f"{self.path}/tokenizer", imported=bool(self.imported))
+        if tokenizer.fingerprint(found) != self.facts["tokenizer"]["fingerprint"]:
+            raise ValueError(f"{self.path}/tokenizer is not the one the model was trained with; put that one back")
+        if self.imported:
+            found.ends = set(self.imported["eos"])
+        return found
+
+    def load(self, device="cpu", dtype=torch.float32, step=None, say=print):
+        """(model, state) of the newest whole checkpoint or that of `step`; state["step"] is the one that was loaded."""
+        with torch.device("meta"):
+            model = Transformer(self.shape).to(dtype)
+        model.to_empty(device=device)
+        state = newest(self.path, model, step=step, say=say)
+        if state is None:
+            raise ValueError(f"{self.path} has no checkpoint yet")
+        return model.eval(), state
+
+
+def open_run(path):
+    """The RunFolder of `path`; a ValueError if it is none."""
+    return RunFolder(path)
+
+
+def hashes(manifest):
+    """{source: SHA-256 of its training tokens} of a data folder's manifest.json."""
+    return {name: source["train"]["sha256"] for name, source in manifest["sources"].items()}

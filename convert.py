@@ -22,12 +22,11 @@ from safetensors.torch import save_file
 
 import checkpoint
 import config
-import sample
 import tokenizer as tokenizers
-from evaluate import progress
-from layouts import KEYS, family_of, names, read, read_config, settings, their_config, to_ours, to_theirs
+from config import progress
+from hub.card import card
+from hub.layouts import KEYS, family_of, names, read, read_config, settings, their_config, to_ours, to_theirs
 from model import Transformer, count
-from model_card import card
 
 BUFFERS = r"(\.rotary_emb\.inv_freq|\.(self_attention|attention|self_attn|attn)\.(masked_)?bias|^rope\.freqs)$"        # stored by some versions, never learned
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -256,8 +255,8 @@ def empty(cfg, run, step):
 
 def export_run(run, out, step=None, size=5e9, licence=None):
     """Write a run's model as a folder that transformers opens, with a model card."""
-    facts = config.read_run(run)
-    tokenizer = sample.tokenizer_of(run, facts)
+    facts = checkpoint.open_run(run).facts
+    tokenizer = checkpoint.open_run(run).tokenizer()
     cfg = config.Model(**facts["model"])
     family, model = family_of(cfg, run), empty(cfg, run, step)
     if (state := checkpoint.newest(run, model, step=step)) is None:

@@ -10,8 +10,8 @@ import os
 import numpy as np
 
 import config
-from model import IGNORE
 
+IGNORE = -100           # target of a position that is not scored: what torch's cross entropy leaves out
 CYCLE = 65_536          # rows after which every source has had exactly its share; their order is the only list that is written down
 
 

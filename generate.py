@@ -11,7 +11,9 @@ import unicodedata
 
 import torch
 
-from model import SINKS, Cache
+from model import Cache, alibi, rope
+
+SINKS = 4               # first tokens of a text that are never forgotten
 
 FIRST = 512             # likeliest tokens that are looked at first: to sort a whole vocabulary takes longer than a small model's step
 
@@ -55,6 +57,37 @@ def choose(logits, draw, generator, seen=()):
     return int(ids[torch.searchsorted(reach, u, right=True).clamp(max=len(ids) - 1)])
 
 
+def copy_rows(cache, index, S):
+    """A cache with copies of the rows of `index` (B,), and room for S tokens."""
+    pad, n = None if cache.pad is None else cache.pad[index], cache.n
+    new = Cache(cache.cfg, len(index), S, pad, cache.k.device, cache.k.dtype)
+    new.k[:, :, :, :n], new.v[:, :, :, :n], new.n = cache.k[:, index, :, :n], cache.v[:, index, :, :n], n
+    return new
+
+
+def slide(cache, m):
+    """Forget all but the first SINKS tokens of a text and its last `m`, and move these up to them, as if nothing had been between (Xiao
+    et al. 2023: without the first tokens, on which heads rest that look for nothing, a model fails). Memory stays bounded; returns how
+    many tokens are gone. A row that is shorter than that loses padding instead."""
+    cfg = cache.cfg
+    B, d = cache.k.shape[1], cache.n - SINKS - m
+    pad = torch.zeros(B, dtype=torch.long, device=cache.k.device) if cache.pad is None else cache.pad
+    index = torch.arange(SINKS + m, device=pad.device).repeat(B, 1)
+    index = torch.where(index < SINKS, index + pad.clamp(max=d).unsqueeze(1), index + d)                # (B, SINKS + m)
+    was, pad = index - pad.unsqueeze(1), (pad - d).clamp(min=0)
+    now, D = torch.arange(SINKS + m, device=pad.device) - pad.unsqueeze(1), cfg.dim // cfg.heads
+    for layer in range(len(cache.k)):
+        k, v = (x[layer].transpose(1, 2)[torch.arange(B, device=pad.device).unsqueeze(1), index].transpose(1, 2) for x in (cache.k, cache.v))
+        # keys that hold their position as coordinates are given new ones, keys that are turned are turned on by the difference
+        if cfg.position == "rope":
+            k = rope(k, now - was, cfg.theta)
+        if cfg.position == "alibi":
+            _, k, v = alibi(k[..., :D], k[..., :D], v[..., :D], now)
+        cache.k[layer, :, :, :SINKS + m], cache.v[layer, :, :, :SINKS + m] = k, v
+    cache.n, cache.pad = SINKS + m, pad if pad.any() else None
+    return d
+
+
 class Past:
     """What a conversation has in its cache of one row: `ids` in order, of which `gone` behind the first SINKS are forgotten."""
     def __init__(self, cache):
@@ -74,7 +107,7 @@ def read(model, ids, cache, past=None):
     S, T = cache.k.shape[3], ids.shape[1]
     for part in ids.split(T if cache.n + T <= S else max(1, S // 4), 1):
         if cache.n + part.shape[1] > S:
-            gone = cache.slide(S // 2)
+            gone = slide(cache, S // 2)
             if past:
                 past.gone += gone
         logits = model(part, cache=cache, last=True)[:, -1]
@@ -117,7 +150,7 @@ def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, 
     logits = read(model, ids, cache, past)
     if samples > 1:                         # a prompt is read once for all its samples
         each = torch.arange(len(prompts)).repeat_interleave(samples)
-        logits, cache = logits[each], cache.rows(each.to(device), cache.k.shape[3])
+        logits, cache = logits[each], copy_rows(cache, each.to(device), cache.k.shape[3])
     rows = range(len(prompts) * samples)
     generators, seen = [torch.Generator().manual_seed(seed + r % samples) for r in rows], [list(prompts[r // samples]) for r in rows]
     going = set(rows)

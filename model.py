@@ -8,93 +8,61 @@
     embed_norm  LayerNorm after lookup   none
     tied        head = embedding         head of its own
 
-Read it from the parts to the whole: norms, MLPs, positions, attention, block, Transformer; then the cache and the initialisation.
+Read it from the equations to the whole: norms, MLPs, positions, attention and loss are functions of plain tensors.
+Then come the modules that hold the weights, the Transformer, the cache, the initial weights.
 
-Letters: B batch   T tokens   C model width   H heads   K key heads   D head width (C // H)   F mlp width   V vocabulary   S keys seen
+Letters: B batch   T tokens   C model width   H heads   K key heads   D head width (C // H)   F mlp width   V vocabulary
+         S keys seen
 """
 import hashlib
 import math
-import sys
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-import distributed
-
-LOGITS = 2 ** 27        # float32 logits held at once by the loss: 512 MiB; more are computed in chunks
+LOGITS = 2 ** 27        # float32 logits that the loss holds at once: 512 MiB; more are computed in chunks
 EXTRA = 8               # coordinates ALiBi adds to a head: three are used, attention kernels like multiples of 8
-DRAWS = 2 ** 20         # initial weights drawn at once: a row block of a matrix, with a generator of its own
-IGNORE = -100           # target of a position that is not scored
-SINKS = 4               # first tokens of a text that are never forgotten
+DRAWS = 2 ** 20         # initial weights drawn at once: a block of rows, with a random generator of its own
 
 
-class LayerNorm(nn.LayerNorm):
+# ---- the equations ----
+
+def layer_norm(x, weight, bias, eps):
     """(x - mean) / deviation * weight + bias over the last axis; float32 inside, whatever the weights are."""
-    def forward(self, x):
-        return F.layer_norm(x.float(), x.shape[-1:], self.weight.float(), self.bias.float(), self.eps).type_as(self.weight)
+    return F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps).type_as(weight)
 
 
-class RMSNorm(nn.Module):
+def rms_norm(x, weight, eps):
     """x / rms(x) * weight over the last axis, float32 inside (LLaMA, section 2.2; Zhang and Sennrich 2019)."""
-    def __init__(self, C, eps):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(C)), eps
-
-    def forward(self, x):
-        y = x.float()                                   # squares overflow in half precision
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return (y * self.weight.float()).type_as(self.weight)
+    y = x.float()                                       # squares overflow in half precision
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    return (y * weight.float()).type_as(weight)
 
 
-NORM = {"layer": LayerNorm, "rms": RMSNorm}
+def gelu(x):
+    """x times the normal distribution function of x, in the tanh form that BLOOM's fused kernel computes."""
+    return F.gelu(x, approximate="tanh")
 
 
-def linear(x, weight, bias=None):
-    """x (..., C) times weight (N, C) transposed. When texts are written token by token x is a few rows, and the work is to read the weights from memory.
-    On a CPU the libraries let one core do it, at a fraction of the memory's speed: as a batch of pieces, or compiled from a multiply and a sum, all do."""
-    rows = x.numel() // x.shape[-1]
-    if x.device.type == "cpu" and rows <= 8 and weight.dtype == torch.float32:
-        pieces = weight.view(math.gcd(len(weight), 16), -1, weight.shape[1])
-        y = torch.bmm(pieces, x.reshape(rows, -1).t().expand(len(pieces), -1, -1)).view(-1, rows).t()
-    elif x.device.type == "cpu" and rows == 1 and torch.compiler.is_compiling():
-        y = (weight.float() * x.reshape(-1).float()).sum(-1).type_as(weight)
-    else:
-        return F.linear(x, weight, bias)
-    y = y.reshape(*x.shape[:-1], len(weight))
-    return y if bias is None else y + bias
+def swiglu(gate, x):
+    """silu(gate) * x, where silu(g) = g * sigmoid(g) (LLaMA, section 2.2; Shazeer 2020)."""
+    return F.silu(gate) * x
 
 
-class Linear(nn.Linear):
-    def forward(self, x):
-        return linear(x, self.weight, self.bias)
+def rope(x, pos, theta=10_000.0):
+    """Turn each pair (i, i + D/2) of x (B, H, T, D) by the angle pos * theta^(-2i/D), `pos` (B or 1, T) (Su et al. 2021).
 
-
-class GELU(nn.Module):
-    """C -> 4C -> C with the tanh form of GELU, the one BLOOM's fused kernel computes."""
-    def __init__(self, C, width, bias):
-        super().__init__()
-        width = width or 4 * C
-        self.up, self.down = Linear(C, width, bias=bias), Linear(width, C, bias=bias)
-
-    def forward(self, x):
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
-
-
-class SwiGLU(nn.Module):
-    """down(silu(gate x) * up x) (LLaMA, section 2.2; Shazeer 2020): 2/3 of 4C, rounded up to 256, costs what 4C costs without a gate."""
-    def __init__(self, C, width, bias):
-        super().__init__()
-        width = width or 256 * math.ceil((8 * C // 3) / 256)
-        self.gate, self.up = Linear(C, width, bias=bias), Linear(C, width, bias=bias)
-        self.down = Linear(width, C, bias=bias)
-
-    def forward(self, x):
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-MLP = {"gelu": GELU, "swiglu": SwiGLU}
+    If q and k are both turned, their product depends on the distance of their positions only. Pairs are half a head
+    apart, as in Hugging Face's checkpoints. Meta's pair neighbours (2i, 2i+1), which is the same model with the rows of
+    the q and k matrices in another order.
+    """
+    D = x.shape[-1]
+    angle = pos.float().unsqueeze(-1) * theta ** (-torch.arange(0, D, 2, device=x.device).float() / D)
+    cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)       # (B or 1, 1, T, D/2)
+    a, b = x.float().chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
 
 
 def alibi_slopes(H):
@@ -108,77 +76,139 @@ def alibi_slopes(H):
     return torch.tensor(slopes + [2 ** (-4 * i / p) for i in range(1, 2 * (H - p), 2)])
 
 
-def alibi(q, k, v, pos, theta):
-    """Add slope * j to the score of key j, with `pos` (B or 1, T) the j's, as a few more coordinates of q and k.
+def alibi(q, k, v, pos):
+    """q', k', v' with q'.k' = q.k + slope * j * sqrt(D) for a key at position j; `pos` (B or 1, T) has the j's.
 
-    The softmax ignores what is constant along a row, so slope * j does what slope * (j - i) does, and as a product of
-    coordinates it needs no (H, T, S) mask: every fused causal kernel works as it is. Three coordinates hold the value
-    as a sum, because one bfloat16 cannot tell the keys near position 2048 apart. v is padded to the same width.
+    ALiBi adds slope * (j - i) to the score of query i and key j. What is constant along a row of scores does not change
+    the softmax, so slope * j does the same. Here it is added by EXTRA more coordinates: 1 in each q, slope * j in each k.
+    So no (H, T, S) mask is needed, and every fused causal kernel works as it is. One bfloat16 number cannot tell the keys
+    near position 2048 apart, so three coordinates hold slope * j as a sum. v is padded to the same width. The factor
+    sqrt(D) is there because attention() divides the scores by it.
     """
     (B, H, T, D), K = q.shape, k.shape[1]
-    bias = alibi_slopes(H).to(q.device).view(1, H, 1) * pos.unsqueeze(1) * math.sqrt(D)      # the score is divided by sqrt(D)
+    bias = alibi_slopes(H).to(q.device).view(1, H, 1) * pos.unsqueeze(1) * math.sqrt(D)
     key = torch.zeros(B, H, T, EXTRA, device=q.device, dtype=q.dtype)
     for i in range(3):
         key[..., i] = bias
         bias = bias - key[..., i].float()
     query = torch.ones_like(key)
-    if K < H:       # grouped keys are shared by heads with different slopes: give each its own
+    if K < H:           # key heads shared by query heads of different slopes: each query head gets its own
         k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
     return torch.cat((q, query), -1), torch.cat((k, key), -1), F.pad(v, (0, EXTRA))
 
 
-def rope(q, k, v, pos, theta):
-    """Turn pair (i, i + D/2) of q and k by the angle pos * theta^(-2i/D) (RoFormer; Su et al. 2021), `pos` (B or 1, T).
+def attention(q, k, v, mask=None, scale=None):
+    """softmax(q k^T * scale + mask) v for q (B, H, T, D), k and v (B, K, S, D); a scale of None is 1 / sqrt(D).
 
-    The scores then depend on distances only. Pairs are half a head apart, as in Hugging Face's checkpoints; Meta's
-    pair neighbours (2i, 2i+1), which is the same model with the rows of the q and k matrices in another order.
+    `mask` (B or 1, 1, T, S) is True where a query may look. None means causal, and then T must be S, or 1: the newest token.
     """
-    D = q.shape[-1]
-    angle = pos.float().unsqueeze(-1) * theta ** (-torch.arange(0, D, 2, device=q.device).float() / D)
-    cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)       # (B or 1, 1, T, D/2)
-
-    def turn(x):
-        a, b = x.float().chunk(2, -1)
-        return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
-    return turn(q), turn(k), v
+    causal = mask is None and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
 
 
-POSITION = {"alibi": alibi, "rope": rope, "none": lambda q, k, v, pos, theta: (q, k, v)}
+def cross_entropy(x, weight, targets, at_once=LOGITS):
+    """Sum over the rows of x (n, C) of -log softmax(x weight^T) at `targets` (n,), in nats; a target of -100 is not scored.
+
+    With BLOOM's 250,880 entries the logits of one row of 2048 tokens are 2 GiB in float32. If there are more than
+    `at_once`, they are computed chunk by chunk, and again in the backward pass.
+    """
+    def part(x, targets):
+        return F.cross_entropy(F.linear(x, weight).float(), targets, reduction="sum")
+    rows = max(1, at_once // len(weight))
+    if len(x) <= rows:
+        return part(x, targets)
+    return sum(checkpoint(part, a, b, use_reentrant=False) for a, b in zip(x.split(rows), targets.split(rows)))
+
+
+# ---- the modules: what holds weights ----
+
+class LayerNorm(nn.Module):
+    def __init__(self, C, eps):
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(C)), nn.Parameter(torch.zeros(C)), eps
+
+    def forward(self, x):
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, C, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(C)), eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+
+class GELU(nn.Module):
+    """C -> width -> C; the width is 4C in the paper."""
+    def __init__(self, C, width, bias):
+        super().__init__()
+        self.up, self.down = nn.Linear(C, width, bias=bias), nn.Linear(width, C, bias=bias)
+
+    def forward(self, x):
+        return self.down(gelu(self.up(x)))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x)"""
+    def __init__(self, C, width, bias):
+        super().__init__()
+        self.gate, self.up = nn.Linear(C, width, bias=bias), nn.Linear(C, width, bias=bias)
+        self.down = nn.Linear(width, C, bias=bias)
+
+    def forward(self, x):
+        return self.down(swiglu(self.gate(x), self.up(x)))
+
+
+NORM = {"layer": LayerNorm, "rms": RMSNorm}
+MLP = {"gelu": GELU, "swiglu": SwiGLU}
+
+
+def mlp_width(kind, C):
+    """F of the papers: 4C, or 2/3 of it rounded up to 256 for SwiGLU, whose third matrix makes that cost the same."""
+    return {"gelu": 4 * C, "swiglu": 256 * math.ceil((8 * C // 3) / 256)}[kind]
 
 
 class Attention(nn.Module):
-    def __init__(self, cfg):
+    """H query heads and K key heads of width C // H. `position` is "alibi", "rope" or "none"."""
+    def __init__(self, C, H, K, bias, position, theta):
         super().__init__()
-        self.H, self.K, self.D = cfg.heads, cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads
-        self.place, self.theta = POSITION[cfg.position], cfg.theta
-        self.qkv = Linear(cfg.dim, (self.H + 2 * self.K) * self.D, bias=cfg.bias)
-        self.out = Linear(cfg.dim, cfg.dim, bias=cfg.bias)
+        self.H, self.K, self.D = H, K, C // H
+        self.position, self.theta = position, theta
+        self.qkv = nn.Linear(C, (H + 2 * K) * self.D, bias=bias)
+        self.out = nn.Linear(C, C, bias=bias)
 
     def forward(self, x, pos, mask, past):
         B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, -1, self.D).transpose(1, 2).split((self.H, self.K, self.K), 1)     # (B, H or K, T, D)
-        q, k, v = self.place(q, k, v, pos, self.theta)
+        qkv = self.qkv(x).view(B, T, -1, self.D).transpose(1, 2)            # (B, H + 2K, T, D)
+        q, k, v = qkv.split((self.H, self.K, self.K), 1)
+        if self.position == "rope":
+            q, k = rope(q, pos, self.theta), rope(k, pos, self.theta)
+        if self.position == "alibi":
+            q, k, v = alibi(q, k, v, pos)
         if past is not None:
             keys, values, n = past
             keys[:, :, n:n + T], values[:, :, n:n + T] = k, v
-            k, v = keys[:, :, :n + T], values[:, :, :n + T]                                                   # (B, H or K, S, D)
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None and T > 1, scale=self.D ** -0.5,
-                                           enable_gqa=q.shape[1] != k.shape[1])
+            k, v = keys[:, :, :n + T], values[:, :, :n + T]                 # (B, K, S, D)
+        y = attention(q, k, v, mask, scale=self.D ** -0.5)
         return self.out(y[..., :self.D].transpose(1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
-    """`recompute` keeps only the block's input for the backward pass and computes the rest again (activation checkpointing, Chen et al. 2016)."""
+    """`recompute` keeps only the input for the backward pass and computes the rest again (Chen et al. 2016)."""
     def __init__(self, cfg, recompute=False):
         super().__init__()
-        self.recompute = recompute
-        self.norm1, self.attn = NORM[cfg.norm](cfg.dim, eps=cfg.eps), Attention(cfg)
-        self.norm2, self.mlp = NORM[cfg.norm](cfg.dim, eps=cfg.eps), MLP[cfg.mlp](cfg.dim, cfg.mlp_dim, cfg.bias)
+        C, self.recompute = cfg.dim, recompute
+        self.norm1 = NORM[cfg.norm](C, cfg.eps)
+        self.attn = Attention(C, cfg.heads, cfg.kv_heads or cfg.heads, cfg.bias, cfg.position, cfg.theta)
+        self.norm2 = NORM[cfg.norm](C, cfg.eps)
+        self.mlp = MLP[cfg.mlp](C, cfg.mlp_dim or mlp_width(cfg.mlp, C), cfg.bias)
         self.attn.out.residual = self.mlp.down.residual = True      # they write to the residual stream: init() scales them
 
     def forward(self, x, pos, mask=None, past=None):
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.compute, x, pos, mask, past, use_reentrant=False, preserve_rng_state=False)     # nothing here is random
+            return checkpoint(self.compute, x, pos, mask, past, use_reentrant=False, preserve_rng_state=False)
         return self.compute(x, pos, mask, past)
 
     def compute(self, x, pos, mask, past):                          # pre-norm, both papers
@@ -187,129 +217,106 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to logits. `cfg` is config.Model with `vocab` set. Build it under torch.device("meta"), to_empty() where it shall live, then init()."""
+    """Token ids to logits. `cfg` is a config.Model with `vocab` set. Build it under torch.device("meta"), give it memory
+    with to_empty(), fill it with init() or a checkpoint."""
     def __init__(self, cfg, recompute=False):
         super().__init__()
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab, cfg.dim)
-        self.embed_norm = LayerNorm(cfg.dim, eps=cfg.eps) if cfg.embed_norm else nn.Identity()
+        self.embed_norm = LayerNorm(cfg.dim, cfg.eps) if cfg.embed_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(cfg, recompute) for _ in range(cfg.layers))
-        self.norm = NORM[cfg.norm](cfg.dim, eps=cfg.eps)
-        self.head = None if cfg.tied else Linear(cfg.dim, cfg.vocab, bias=False)
+        self.norm = NORM[cfg.norm](cfg.dim, cfg.eps)
+        self.head = None if cfg.tied else nn.Linear(cfg.dim, cfg.vocab, bias=False)
 
     def forward(self, ids, targets=None, cache=None, last=False):
-        """(B, T) ids to (B, T, V) logits, of the `last` token only if asked; with targets (B, T) to the sum of their losses, IGNOREd ones left out."""
-        n, T = (cache.n if cache else 0), ids.shape[1]
-        pos = torch.arange(n, n + T, device=ids.device).unsqueeze(0)
-        mask = None
-        if cache and (cache.pad is not None or n and T > 1):        # the fused causal mask knows neither padding nor a past
-            key, query = torch.arange(n + T, device=ids.device), pos.unsqueeze(-1)              # (S,), (1, T, 1)
-            mask = key <= query
-            if cache.pad is not None:
-                mask = mask & (key >= cache.pad.view(-1, 1, 1)) | (key == query)                # padding sees itself, or softmax has nothing
-                pos = pos - cache.pad.unsqueeze(1)
-            mask = mask.unsqueeze(1)                                                            # (B or 1, 1, T, S)
+        """(B, T) ids to (B, T, V) logits, of the `last` token only if asked. With targets (B, T): to the sum of their losses."""
+        n, T = cache.n if cache else 0, ids.shape[1]
+        pos, mask = places(n, T, cache.pad if cache else None, ids.device)
         x = self.embed_norm(self.embed(ids)).float()                # the residual stream is float32
         for i, block in enumerate(self.blocks):
             x = block(x, pos, mask, (cache.k[i], cache.v[i], n) if cache else None)
         x = self.norm(x)
         if cache:
             cache.n += T
-        return self.logits(x[:, -1:] if last else x) if targets is None else self.loss(x, targets)
+        if targets is not None:
+            return self.loss(x, targets)
+        return self.logits(x[:, -1:] if last else x)
+
+    def head_weight(self):
+        return self.embed.weight if self.head is None else self.head.weight
 
     def logits(self, x):
-        return linear(x, self.embed.weight if self.head is None else self.head.weight)
+        return F.linear(x, self.head_weight())
 
     def loss(self, x, targets):
-        """Sum of the cross entropies of x (B, T, C) against targets (B, T), in nats.
+        return cross_entropy(x.flatten(0, 1), self.head_weight(), targets.flatten())
 
-        For 250,880 entries the logits of one BLOOM row are 2 GiB in float32: above LOGITS numbers they are computed
-        chunk by chunk, and again in the backward pass.
-        """
-        def part(x, targets):
-            return F.cross_entropy(self.logits(x).float(), targets, ignore_index=IGNORE, reduction="sum")
-        x, targets = x.flatten(0, 1), targets.flatten()
-        rows = max(1, LOGITS // self.cfg.vocab)
-        if len(x) <= rows:
-            return part(x, targets)
-        return sum(checkpoint(part, a, b, use_reentrant=False) for a, b in zip(x.split(rows), targets.split(rows)))
 
+def count(model):
+    """Number of parameters; a tied head counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+# ---- the cache ----
 
 class Cache:
-    """Keys and values of the `n` tokens seen, in memory set aside once, for S tokens. `pad` (B,): tokens of left padding in each row, or None."""
+    """Keys and values of the `n` tokens seen, in memory for S tokens that is set aside once. `pad` (B,) is the number of
+    tokens of left padding in each row, or None."""
     def __init__(self, cfg, B, S, pad=None, device=None, dtype=torch.float32):
-        alibi = cfg.position == "alibi"
-        K, D = cfg.heads if alibi else cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads + EXTRA * alibi
+        K, D = cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads
+        if cfg.position == "alibi":             # see alibi(): its coordinates, and a key head for each query head
+            K, D = cfg.heads, D + EXTRA
         self.cfg, self.n, self.pad = cfg, 0, pad
-        try:                            # a CPU hands out the pages as they are written
-            self.k, self.v = (torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype) for _ in "kv")
-        except RuntimeError as e:
-            raise ValueError(f"there is no memory for the keys and values of {B} texts of {S:,} tokens; use fewer tokens, a smaller window or batch") from e
+        self.k = torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype)
+        self.v = torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype)
 
-    def rows(self, index, S):
-        """A copy of the rows of `index` (B,), with room for S tokens."""
-        new, n = Cache(self.cfg, len(index), S, None if self.pad is None else self.pad[index], self.k.device, self.k.dtype), self.n
-        new.k[:, :, :, :n], new.v[:, :, :, :n], new.n = self.k[:, index, :, :n], self.v[:, index, :, :n], n
-        return new
 
-    def slide(self, m):
-        """Forget all but the first SINKS tokens of a text and its last `m`, and move these up to them, as if nothing had been between (Xiao
-        et al. 2023: without the first tokens, on which heads rest that look for nothing, a model fails). Memory stays bounded; returns how
-        many tokens are gone. A row that is shorter than that loses padding instead."""
-        B, d = self.k.shape[1], self.n - SINKS - m
-        pad = torch.zeros(B, dtype=torch.long, device=self.k.device) if self.pad is None else self.pad
-        index = torch.arange(SINKS + m, device=pad.device).repeat(B, 1)
-        index = torch.where(index < SINKS, index + pad.clamp(max=d).unsqueeze(1), index + d)                # (B, SINKS + m)
-        was, pad = index - pad.unsqueeze(1), (pad - d).clamp(min=0)
-        now, place, D = torch.arange(SINKS + m, device=pad.device) - pad.unsqueeze(1), POSITION[self.cfg.position], self.cfg.dim // self.cfg.heads
-        for layer in range(len(self.k)):
-            k, v = (x[layer].transpose(1, 2)[torch.arange(B, device=pad.device).unsqueeze(1), index].transpose(1, 2) for x in (self.k, self.v))
-            # keys that hold their position as coordinates are given new ones, keys that are turned are turned on by the difference
-            _, k, v = place(k[..., :D], k[..., :D], v[..., :D], now if self.cfg.position == "alibi" else now - was, self.cfg.theta)
-            self.k[layer, :, :, :SINKS + m], self.v[layer, :, :, :SINKS + m] = k, v
-        self.n, self.pad = SINKS + m, pad if pad.any() else None
-        return d
+def places(n, T, pad, device):
+    """(pos, mask) of T new tokens behind `n` cached ones: their positions (B or 1, T), and which keys they may see,
+    (B or 1, 1, T, S). The mask is None where it is plainly causal, which fused kernels know without a mask."""
+    pos = torch.arange(n, n + T, device=device).unsqueeze(0)
+    if pad is None and (n == 0 or T == 1):
+        return pos, None
+    key, query = torch.arange(n + T, device=device), pos.unsqueeze(-1)              # (S,), (1, T, 1)
+    mask = key <= query
+    if pad is not None:
+        mask = mask & (key >= pad.view(-1, 1, 1)) | (key == query)                  # padding sees itself, or softmax has nothing
+        pos = pos - pad.unsqueeze(1)
+    return pos, mask.unsqueeze(1)
 
+
+# ---- the initial weights ----
 
 @torch.no_grad()
-def init(model, seed):
-    """Normal(0, init_std) for matrices and embeddings, divided by sqrt(2 * layers) where they write to the residual stream;
-    biases 0, norms 1. Each block of rows has a generator of its own, so weights depend on (seed, name) and nothing else, and a
-    process that holds some rows draws little more than those (BLOOM-176B's embedding has 3.6 billion numbers)."""
+def init(model, seed, local_rows=lambda p: (p, 0)):
+    """Normal(0, init_std) for matrices and embeddings, divided by sqrt(2 * layers) where they write to the residual
+    stream; biases 0, norms 1. `local_rows(p)` gives the rows of `p` that this process holds, and the number of the first.
+
+    Each block of rows has a generator of its own, seeded by (seed, name, number). So the weights do not depend on the
+    number of processes, and a process that holds some rows draws little more than those: BLOOM-176B's embedding has
+    3.6 billion numbers.
+    """
     for name, m in model.named_modules():
         if isinstance(m, (nn.Linear, nn.Embedding)):
-            std = model.cfg.init_std / (math.sqrt(2 * model.cfg.layers) if getattr(m, "residual", False) else 1)
-            rows, first = distributed.part(m.weight)
-            n, C = max(1, DRAWS // m.weight.shape[1]), m.weight.shape[1]
-            for i in range(first // n, math.ceil((first + len(rows)) / n) if len(rows) else 0):
-                digest = hashlib.sha256(f"{seed} {name} {i}".encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))       # on the CPU: the same on every device
-                block = torch.empty(min(n, len(m.weight) - i * n), C).normal_(0, std, generator=generator)
-                a, b = max(first, i * n), min(first + len(rows), i * n + len(block))
-                rows[a - first:b - first] = block[a - i * n:b - i * n]
-        elif isinstance(m, (nn.LayerNorm, RMSNorm)):
+            std = model.cfg.init_std
+            if getattr(m, "residual", False):
+                std /= math.sqrt(2 * model.cfg.layers)
+            fill(*local_rows(m.weight), m.weight.shape, std, f"{seed} {name}")
+        elif isinstance(m, (LayerNorm, RMSNorm)):
             m.weight.fill_(1)
         if getattr(m, "bias", None) is not None:
             m.bias.zero_()
     return model
 
 
-def count(model):
-    return sum(p.numel() for p in model.parameters())
-
-
-def flops_per_token(cfg, parameters):
-    """Training FLOPs per token: 6 per parameter in a product, and attention's scores over a whole row of `context` keys.
-    An untied embedding is only looked up; a tied one is also the head."""
-    multiplied = parameters - (0 if cfg.tied else cfg.vocab * cfg.dim)
-    return 6 * multiplied + 12 * cfg.layers * cfg.dim * cfg.context
-
-
-def can_compile(device):
-    """Whether torch.compile works here; says why not. It needs a C++ compiler for the CPU, Triton for a GPU."""
-    try:
-        torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
-        return True
-    except Exception as e:              # whatever it is, the run can do without
-        print(f"compile: not possible here, going on without ({type(e).__name__}: {' '.join(str(e).split())[:150]})", file=sys.stderr)
-        return False
+def fill(rows, first, shape, std, name, draws=DRAWS):
+    """Fill `rows`, those from number `first` of a matrix of `shape`, from the generators called `name`."""
+    n = max(1, draws // shape[1])                                   # rows in a block
+    end = first + len(rows)
+    for i in range(first // n, math.ceil(end / n) if len(rows) else 0):
+        digest = hashlib.sha256(f"{name} {i}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "little", signed=True)
+        generator = torch.Generator().manual_seed(seed)             # on the CPU: the same numbers on every device
+        block = torch.empty(min(n, shape[0] - i * n), shape[1]).normal_(0, std, generator=generator)
+        a, b = max(first, i * n), min(end, i * n + len(block))
+        rows[a - first:b - first] = block[a - i * n:b - i * n]

@@ -27,7 +27,7 @@ from collections import Counter
 
 import config
 import tokenizer as tokenizers
-from corpus import card, clean, dedup, fetch, jobs, sources, stages, takedown
+from corpus import card, clean, dedup, fetch, jobs, pieces, recipe, sources, stages, takedown
 from corpus.stages import LANGUAGES, added, documents, place
 
 PART = 32_000_000               # bytes of input files that make a job
@@ -39,15 +39,15 @@ def make_tokenizer(corpus, sizes, limits, files, workers):
     t = corpus.tokenizer
     if t.path:
         return tokenizers.load(t.path)
-    share = tokenizers.keep(sizes, t.bytes, t.alpha)
+    share = pieces.keep(sizes, t.bytes, t.alpha)
 
     def texts():
         for name in files:
             for d, _ in itertools.chain.from_iterable(map(documents, files[name])):
-                if place(name, d["id"]) > limits[name] and tokenizers.chosen(f"{name}/{d['id']}", share[d.get("lang") or "unknown"]):
+                if place(name, d["id"]) > limits[name] and pieces.chosen(f"{name}/{d['id']}", share[d.get("lang") or "unknown"]):
                     yield d["text"]
     print(f"training a {t.kind} tokenizer of {t.vocab} entries")
-    return tokenizers.train(t.kind, texts(), t.vocab, workers or os.cpu_count() if sum(sizes.values()) > jobs.SMALL else 1)
+    return pieces.train_tokenizer(t.kind, texts(), t.vocab, workers or os.cpu_count() if sum(sizes.values()) > jobs.SMALL else 1)
 
 
 def program(corpus):
@@ -281,17 +281,6 @@ def report(manifest):
               f"{train['tokens']:13,}  {val['tokens']:10,}  {(train['bytes'] + val['bytes']) / (train['tokens'] + val['tokens']):15.2f}")
 
 
-def named(paths):
-    """A source per path: named by what tells the paths apart. ["a/en.txt", "a/fr.txt"] -> en, fr"""
-    bare = [p.rstrip("/") for p in paths]
-    common = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in bare])
-    for path, p in zip(paths, bare):
-        name = os.path.relpath(os.path.abspath(p), common)
-        for _ in range(2):                  # book.txt.gz -> book
-            name = os.path.splitext(name)[0] if not os.path.isdir(p) else name
-        yield re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text", path
-
-
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("config", nargs="?", help="a data config; or use --input")
@@ -320,11 +309,11 @@ def main():
     if args.input:
         if not args.name or more:
             ap.error(f"unknown argument {more[0]}" if more else "--input needs --name")
-        corpus = config.Corpus(args.name, [config.Source(n, p, field=args.field, lang=args.lang, licence=args.licence, clean=args.clean, near=args.near, split=10 ** 9 if args.near == "overlap" else 2048) for n, p in named(args.input)],
-                               config.Tokenizer(args.kind, args.vocab, args.tokenizer))
+        corpus = recipe.Corpus(args.name, [recipe.Source(n, p, field=args.field, lang=args.lang, licence=args.licence, clean=args.clean, near=args.near, split=10 ** 9 if args.near == "overlap" else 2048) for n, p in sources.named(args.input)],
+                               recipe.Tokenizer(args.kind, args.vocab, args.tokenizer))
     else:
         corpus = config.load(args.config, args.settings + more)
-        if not isinstance(corpus, config.Corpus):
+        if not isinstance(corpus, recipe.Corpus):
             raise ValueError(f"{args.config} is a training config; a data config such as configs/data/sample.py is needed")
     corpus.remove = args.remove or corpus.remove
     prepare(corpus, args.workers)

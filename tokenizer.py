@@ -9,8 +9,6 @@ and              vocab   bos eos unk pad (ids or None)   prompt (ids a text begi
 encode() puts one before a text)   lossless. load(folder) reads either, also from models on Hugging Face, with the same ids as there, or refuses. A text that
 spells a special token stays text: no text gives bos, eos or an added token.
 """
-import argparse
-import collections
 import hashlib
 import heapq
 import io
@@ -22,8 +20,7 @@ import sentencepiece
 import tiktoken
 
 import config
-from corpus import sources, tokenizer_json
-from corpus.sampling import LONGEST, MOST, batches, chosen, count_pieces, keep
+from corpus import tokenizer_json
 from corpus.tokenizer_json import BYTE, CHAR
 
 # BLOOM, section 3.3. Its tokenizer.json holds REGEX: a piece is an optional space and what is neither white space nor one of
@@ -268,19 +265,7 @@ def utf8(text):
         raise ValueError(f"character {e.start} of the text is the lone surrogate {text[e.start]!r}: it is not Unicode text; repair or drop it") from e
 
 
-def train(kind, texts, vocab, workers=1):
-    """A tokenizer of `vocab` entries from an iterable of texts. Prints what was left out, if anything."""
-    if vocab < 300:
-        raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least 300")
-    if kind == "sentencepiece":
-        return SentencePiece(train_sentencepiece(texts, vocab))
-    count, long, rare = count_pieces(PIECES, texts, workers)
-    if long or rare:
-        print(f"{len(count):,} different pieces; left out: {long:,} longer than {LONGEST} bytes, {rare:,} rare ones beyond {MOST:,} different ones")
-    return BPE(train_bpe(count, vocab))
-
-
-def load(folder):
+def load(folder, imported=False):
     """The tokenizer saved in `folder`, of either kind, ours or Hugging Face's. What it cannot encode exactly as there it refuses (ValueError, one line)."""
     files = tokenizer_json.read(folder)
     name = next((n for n in (BPE.file, SentencePiece.file) if n in files), None)
@@ -297,6 +282,7 @@ def load(folder):
         raise ValueError(f"{os.path.join(folder, name)} is not a tokenizer this program can use: {said:.400}") from e
     for i in {getattr(tokenizer, role) for role in tokenizer_json.ROLES} - {None}:
         tokenizer.entries[i] = b""                  # also one that the file says is not special
+    tokenizer.begin = tokenizer.prompt if imported or tokenizer.eos is None else [tokenizer.eos, *tokenizer.prompt]
     return tokenizer
 
 
@@ -306,45 +292,6 @@ def fingerprint(tokenizer):
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def train_command(args):
-    if os.path.exists(args.out) and os.listdir(args.out):
-        raise ValueError(f"{args.out} is not empty; choose another --out or delete it")
-    source = config.Source("input", args.input, field=args.field)
-    sizes = collections.Counter()
-    for d in sources.read(source):
-        sizes[d.get("lang")] += len(d.get("text", "").encode())
-    if not sizes.total():
-        raise ValueError(f"there is no text in {' '.join(args.input)}")
-    share = keep({lang: n for lang, n in sizes.items() if n}, args.bytes, args.alpha)
-
-    def texts():
-        for d in sources.read(source):
-            if d.get("text") and chosen(d["id"], share[d.get("lang")]):
-                yield d["text"]
-    tokenizer = train(args.kind, texts(), args.vocab, args.workers)
-    tokenizer.save(args.out)
-    used, tokens = map(sum, zip(*((len(t.encode()), len(ids)) for part in batches(texts()) for t, ids in zip(part, tokenizer.encode_batch(part)))))
-    print(f"{args.out}: {tokenizer.vocab} entries; {used:,} of {sizes.total():,} bytes were used, and are {tokens:,} tokens, {used / tokens:.2f} bytes per token")
-
-
-def main():
-    from corpus import fertility            # which imports this file
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sub = ap.add_subparsers(required=True, metavar="train|report")
-    t = sub.add_parser("train", help="train a tokenizer on text")
-    t.add_argument("--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs of any format that prepare.py reads")
-    t.add_argument("--field", default="text", help="field of the records that holds the text (default: text)")
-    t.add_argument("--vocab", type=int, default=32_000, help="entries, with specials and bytes (default: 32000)")
-    t.add_argument("--kind", choices=KINDS, default="bpe")
-    t.add_argument("--bytes", type=float, default=1e8, help="text to use, at most; documents are chosen by a hash of their ids (default: 1e8)")
-    t.add_argument("--alpha", type=float, default=1.0, help="a language's share of it is its share of the text to this power (default: 1; BLOOM: 0.3)")
-    t.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that count (default: one per core; the result is the same)")
-    t.add_argument("--out", required=True, metavar="DIR")
-    t.set_defaults(run=train_command)
-    fertility.add_arguments(sub.add_parser("report", help="how a tokenizer treats each source and language"))
-    args = ap.parse_args()
-    args.run(args)
-
-
 if __name__ == "__main__":
-    config.command(main)
+    from corpus import fertility
+    config.command(fertility.main)

@@ -1,22 +1,25 @@
-"""Train. The whole run is here, as one straight story; the same command continues a run that was stopped.
+"""Train. The same command continues a run that was stopped.
 
     python train.py configs/bloom.py                              # toy size: minutes on a laptop
     python train.py configs/llama.py run.name=try1 optim.lr=2e-3 data.name=mine
-    python train.py configs/llama.py init_from=runs/smol run.name=mine data.name=mine model.context=256      # weights of another run, or imported ones
+    python train.py configs/llama.py init_from=runs/smol run.name=mine data.name=mine    # begin with another run's weights
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # eight GPUs; docs/launch.md has the rest
 
-Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop saves at the end of the step.
+Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop saves at
+the end of the step. train() at the end of this file is the loop; what it uses stands above it.
 
 Letters: B rows in a micro-batch   T tokens   V vocabulary
 """
-import argparse
 import contextlib
-import datetime
+import dataclasses
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import torch
@@ -24,15 +27,16 @@ import torch
 import checkpoint
 import config
 import data
-import distributed
-import prepare
-import watch
-from model import Transformer, can_compile, count, flops_per_token, init
+import parallel
+from model import Transformer, count, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 # dense bfloat16 FLOP/s, and the memory in 10^9 bytes it is sold with; from the data sheets
-GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 80), "H100": (989e12, 80), "H200": (989e12, 141), "B200": (2250e12, 180)}
+GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 80), "H100": (989e12, 80),
+        "H200": (989e12, 141), "B200": (2250e12, 180)}
 
+
+# ---- the recipe ----
 
 def lr_at(tokens, o, total):
     """Learning rate once `tokens` tokens have been read: linear warmup to o.lr, then cosine to o.min_lr at o.decay or the end."""
@@ -45,42 +49,21 @@ def lr_at(tokens, o, total):
 
 def adamw(model, o):
     """AdamW; weight decay on matrices, the embedding included, not on biases and norms (both papers)."""
-    matrices, vectors = ([p for p in model.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
 
 
-def choose_device(run):
-    """(device, autocast dtype or None, one line that says why)."""
-    device = run.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available() or device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"run.device={device}: this machine has none; use run.device=auto")
-    good = device == "cuda" and torch.cuda.is_bf16_supported() or device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    bf16 = run.dtype == "bfloat16" or run.dtype == "auto" and good
-    why = "as set" if run.dtype != "auto" else "the device is good at it" if good else "the device has no fast bfloat16"
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads" if device == "cpu" else device
-    return device, torch.bfloat16 if bf16 else None, f"{device} ({name}), {'bfloat16 products, float32 weights' if bf16 else 'float32'}: {why}"
+def gradients(model, x, y, valid, micro, precision):
+    """Forward and backward of this process's rows x, y (B, T), `micro` at a time. Returns its part of the step's mean loss.
 
-
-def build(cfg, device, dtype):
-    """The model, this process's part of it, on the meta device: to_empty() gives it memory, init() or a checkpoint fills it."""
-    with torch.device("meta"):
-        model = Transformer(cfg.model, cfg.run.recompute)
-    if cfg.run.compile and can_compile(device):
-        for block in model.blocks:
-            block.compile()             # before they are sharded; compiling the whole model would rename its parameters
-    distributed.shard(model, cfg.run, dtype, device)
-    return model
-
-
-def gradients(model, x, y, valid, run, precision):
-    """Forward and backward of this process's rows x, y (B, T) in micro-batches; returns its part of the mean loss over the step's
-    `valid` targets. Losses are summed over the global batch, then divided by all its targets, so how it is cut changes nothing."""
-    total, pieces = 0.0, list(zip(x.split(run.micro), y.split(run.micro)))
+    Losses are summed over the global batch, then divided by `valid`, the number of all its targets. So it changes nothing
+    how the batch is cut.
+    """
+    total, pieces = 0.0, list(zip(x.split(micro), y.split(micro)))
     for i, (a, b) in enumerate(pieces):
-        distributed.before_backward(model, last=i == len(pieces) - 1)
+        parallel.before_backward(model, last=i == len(pieces) - 1)
         with precision():
             loss = model(a, b) / valid
         loss.backward()
@@ -88,246 +71,420 @@ def gradients(model, x, y, valid, run, precision):
     return total
 
 
+def flops_per_token(m, parameters):
+    """Training FLOPs per token: 6 per parameter in a product, and attention's scores over a whole row of `context` keys.
+    An untied embedding is only looked up; a tied one is also the head."""
+    multiplied = parameters if m.tied else parameters - m.vocab * m.dim
+    return 6 * multiplied + 12 * m.layers * m.dim * m.context
+
+
 @torch.no_grad()
-def evaluate(model, rows, run, device, precision, asked):
-    """{source: loss in nats per token, bits per byte} over the validation split in file order, and over all of it; None if `asked` to stop."""
-    result, all_nats, all_tokens, all_bytes = {}, 0.0, 0, 0.0
-    rank, world = distributed.place()
-    for name, split, size in zip(rows.sources, rows.val, rows.val_bytes):
-        nats, windows = 0.0, min(split.windows, run.eval_rows or split.windows)
-        tokens, B = min(windows * split.T, max(0, len(split.tokens) - 1)), min(run.micro, math.ceil(windows / world))
-        for first in range(rank * B, windows + rank * B, B * world if B else 1):        # as many times on every process, with or without rows left
-            watch.at(f"evaluating {name}: reading rows")
-            x, y = map(torch.from_numpy, rows.read([(split, w) for w in range(first, min(first + B, windows))], B))
-            watch.at(f"evaluating {name}")
+def validate(model, rows, run, micro, device, precision, asked=lambda: False):
+    """Over the validation split in file order: {"loss" in nats per token, "bits_per_byte", "sources": {name: the same}},
+    and "mix", the loss if the sources had the shares that they have in the training rows. None if `asked()` says stop."""
+    rank, world = parallel.place()
+    sources, nats, tokens, size = {}, 0.0, 0, 0.0
+    for name, split, in_file in zip(rows.sources, rows.val, rows.val_bytes):
+        windows = min(split.windows, run.eval_rows or split.windows)
+        B = min(micro, math.ceil(windows / world))
+        here = 0.0
+        for first in range(rank * B, windows + rank * B, B * world if B else 1):    # as often on every process
+            parallel.at(f"evaluating {name}: reading rows")
+            x, y = rows.read([(split, w) for w in range(first, min(first + B, windows))], B)
+            parallel.at(f"evaluating {name}")
             if asked():
                 return None
             with precision():
-                nats += model(x.to(device), y.to(device)).item()
-        if tokens:
-            nats, size = float(distributed.sum(nats)), size * tokens / (len(split.tokens) - 1)      # bytes of the part that was read
-            result[name] = {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / size}
-            all_nats, all_tokens, all_bytes = all_nats + nats, all_tokens + tokens, all_bytes + size
-    if not all_tokens:
+                here += model(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)).item()
+        n = min(windows * split.T, max(0, len(split.tokens) - 1))
+        if n:
+            here = float(parallel.total(here))
+            read = in_file * n / (len(split.tokens) - 1)                            # bytes of the part that was read
+            sources[name] = {"loss": here / n, "bits_per_byte": here / math.log(2) / read}
+            nats, tokens, size = nats + here, tokens + n, size + read
+    if not tokens:
         raise ValueError(f"{rows.folder} has an empty validation split; add text and prepare it again")
-    return {"loss": all_nats / all_tokens, "bits_per_byte": all_nats / math.log(2) / all_bytes, "sources": result}
+    shares = {name: share for name, share in zip(rows.sources, rows.weights) if name in sources}
+    mix = sum(share * sources[name]["loss"] for name, share in shares.items()) / (sum(shares.values()) or math.nan)
+    return {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / size, "mix": mix, "sources": sources}
 
+
+# ---- the folder of the run ----
 
 class Log:
-    """runs/NAME/log.jsonl: one object per line. What was written after the checkpoint a run continues from is cut off, and written again."""
+    """runs/NAME/log.jsonl, one object per line. What was written after step `step` is cut off: it will be written again."""
     def __init__(self, run, step):
-        self.path, self.records = f"{run}/log.jsonl", []
-        if os.path.exists(self.path):
-            with open(self.path, encoding="utf-8") as f:
-                for n, line in enumerate(f, 1):
-                    try:
-                        if line.endswith("\n") and (record := json.loads(line))["step"] <= step:      # the last one may be half written
-                            self.records.append(record)
-                    except (ValueError, KeyError, TypeError) as e:
-                        raise ValueError(f"{self.path}, line {n} is no record: {line[:60]!r}; put the line right, or move the file away") from e
-        lines, self.waiting = "".join(json.dumps(r) + "\n" for r in self.records).encode(), b""
+        self.path = f"{run}/log.jsonl"
+        self.records = checkpoint.read_log(self.path, step)
+        parallel.once(self.cut)
 
-        def cut():
-            with open(f"{self.path}.new", "wb") as f:
-                f.write(lines)
-            os.replace(f"{self.path}.new", self.path)
-        distributed.once(cut)
-        self.size = len(lines)
+    def cut(self):
+        with open(f"{self.path}.new", "w", encoding="utf-8") as f:
+            f.writelines(json.dumps(r) + "\n" for r in self.records)
+        os.replace(f"{self.path}.new", self.path)
 
     def write(self, **record):
-        """Append a line, on process 0. Where the disk is full it waits for the next one: a log is no reason to stop."""
+        """Append a line, on process 0. A full disk makes a gap in the log: a log is no reason to stop."""
         self.records.append(record)
-        if distributed.place()[0]:
+        if parallel.place()[0]:
             return
-        self.waiting += json.dumps(record).encode() + b"\n"
+        line = json.dumps(record).encode() + b"\n"
         try:
-            with open(self.path, "r+b") as f:
-                f.seek(self.size)
-                f.write(self.waiting)
-                f.truncate()                        # what a failed write left
-            self.size, self.waiting = self.size + len(self.waiting), b""
+            with open(self.path, "rb+") as f:
+                end = f.seek(0, os.SEEK_END)
+                try:
+                    f.write(line)
+                    f.flush()
+                except OSError:
+                    f.truncate(end)                 # not half a line
+                    raise
         except OSError as e:
-            print(f"warning: cannot write {self.path}: {e}; the lines wait")
+            print(f"warning: cannot write {self.path}: {e}; a line is missing there")
 
-    def evaluated(self):
+    def losses(self):
         """{step: validation loss}"""
         return {r["step"]: r["val"]["loss"] for r in self.records if "val" in r}
 
 
-def start(run, cfg, rows):
-    """Make or check config.json in folder `run`. A run keeps its model, seed and data for life."""
-    facts = {**config.plain(cfg), "torch": torch.__version__, "tokenizer": rows.manifest["tokenizer"],
-             "data_sha256": {s: v["train"]["sha256"] for s, v in rows.manifest["sources"].items()}}
-    if os.path.exists(f"{run}/config.json"):
-        before = config.read_json(f"{run}/config.json")
-        if "imported" in before:
-            raise ValueError(f"{run} is an imported model; train.py goes on from it with init_from={run} and another run.name")
-        for key, old, new in config.differences(before, facts):
+def load_config(path, settings):
+    """config.load(), checked. With init_from the shape of the model is that of the other run; settings may change its context."""
+    cfg = config.load(path, settings)
+    if isinstance(cfg, config.Config) and cfg.init_from:
+        cfg.init_from = cfg.init_from.rstrip("/")
+        begun = f"runs/{cfg.run.name}"              # a run that has begun has the shape itself: the other one may be gone
+        other = begun if not os.path.exists(cfg.init_from) and os.path.exists(begun) else cfg.init_from
+        cfg.model = checkpoint.open_run(other).shape
+        for key, value in map(config.split_override, settings):
             if key.startswith("model."):
-                raise ValueError(f"{run} holds a model of another shape: {key} is {old} there and {new} here; use another run.name")
-            if key.startswith("tokenizer."):
-                raise ValueError(f"{run} was trained with another tokenizer than that of {rows.folder} ({old}, not {new}); use another run.name or the data it began with")
-            if key == "init_from":
-                raise ValueError(f"{run} began with init_from={old}, now it is {new}; use another run.name")
-            if key.startswith(("data", "run.seed", "run.batch", "run.ramp")):
-                raise ValueError(f"{run} was trained with {key}={old}, now it is {new}: its rows would come in another order; use another run.name")
-            print(f"changed since {run} was last started: {key} {old} -> {new}")
+                config.override(cfg, key, value)
+    return config.check_config(cfg)
+
+
+def prepare_data(cfg):
+    """Make data/NAME by prepare.py if it is not there, and machine.prepare says how."""
+    if not cfg.machine.prepare or os.path.exists(f"data/{cfg.data.name}/manifest.json"):
+        return
+    file, *settings = shlex.split(cfg.machine.prepare)
+    file = file if os.path.exists(file) else os.path.join(HERE, file)
+    if config.load(file, settings).name != cfg.data.name:
+        return                                      # data.name was changed: this recipe is for other data
+    done = subprocess.run([sys.executable, os.path.join(HERE, "prepare.py"), file, *settings])
+    if done.returncode:
+        raise ValueError(f"prepare.py could not make data/{cfg.data.name}; see above")
+
+
+def changes(cfg, rows):
+    """{setting: [old, new]} of what changed since the run was last started. A run keeps its recipe for life: only settings
+    of `machine` may change, and run.tokens may grow. Anything else is refused."""
+    name = f"runs/{cfg.run.name}"
+    if not os.path.exists(f"{name}/config.json"):
+        return {}
+    run = checkpoint.open_run(name)
+    if run.imported:
+        raise ValueError(f"{name} is an imported model; train.py goes on from it with init_from={name} and another run.name")
+    run.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
+    run.check_data(rows.manifest, rows.folder)
+    before, found = run.settings(), {}
+    for key, old, new in config.differences(config.plain(before), config.plain(cfg)):
+        grown = key == "run.tokens" and new > old
+        kept = key == "optim.decay" and old is None and new == before.run.tokens < cfg.run.tokens
+        if not (key.startswith("machine.") or grown or kept):
+            longer = ", or a larger run.tokens" if key == "run.tokens" else ""
+            raise ValueError(f"{name} was trained with {key}={old}, now it is {new}: a run keeps its recipe; "
+                             f"use another run.name{longer}")
+        if not key.startswith("machine.") or "machine" in run.facts:
+            found[key] = [old, new]
+    if run.facts.get("torch") != torch.__version__:
+        found["torch"] = [run.facts.get("torch"), torch.__version__]
+    return found
+
+
+def write_folder(cfg, rows):
+    """config.json and the tokenizer of the run."""
+    run = f"runs/{cfg.run.name}"
     os.makedirs(run, exist_ok=True)
     if not os.path.exists(f"{run}/tokenizer"):
         shutil.copytree(f"{rows.folder}/tokenizer", f"{run}/tokenizer.new", dirs_exist_ok=True)
         os.rename(f"{run}/tokenizer.new", f"{run}/tokenizer")
-    config.write_json(f"{run}/config.json", facts)
+    config.write_json(f"{run}/config.json", {**config.plain(cfg), "torch": torch.__version__,
+                      "tokenizer": rows.manifest["tokenizer"], "data_sha256": checkpoint.hashes(rows.manifest)})
 
 
-def same_model(cfg, rows):
-    """Stop a run that begins with another's weights and cannot use them: another shape, another tokenizer."""
-    facts = config.read_run(cfg.init_from)
-    for key, old, new in config.differences(facts["model"], config.plain(cfg.model)):
-        if key not in ("context", "init_std"):
-            raise ValueError(f"init_from={cfg.init_from} holds a model with {key}={old}, model.{key}={new} is another one; leave model.{key} away")
-    if facts["tokenizer"] != rows.manifest["tokenizer"]:
-        raise ValueError(f"{rows.folder} was made with another tokenizer than that of {cfg.init_from}: its tokens mean something else; "
-                         f"prepare it with --tokenizer {cfg.init_from}/tokenizer")
+def check_init_from(cfg, rows):
+    """Stop a run that cannot begin with the weights of init_from: another shape, another tokenizer."""
+    other = checkpoint.open_run(cfg.init_from)
+    for key, old, new in config.differences(config.plain(other.shape), config.plain(cfg.model)):
+        if key not in ("context", "init_std"):      # these two are not the model's shape
+            raise ValueError(f"init_from={cfg.init_from} holds a model with {key}={old}, model.{key}={new} is another one; "
+                             f"leave model.{key} away")
+    other.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
 
 
-def prepare_data(cfg):
-    if cfg.data.prepare and not os.path.exists(f"data/{cfg.data.name}/manifest.json"):
-        file, *settings = cfg.data.prepare.split()
-        corpus = config.load(file if os.path.exists(file) else os.path.join(HERE, file), settings)
-        if corpus.name == cfg.data.name:
-            prepare.prepare(corpus)
+# ---- begin and end ----
+
+@dataclasses.dataclass
+class Training:
+    """What the loop works with."""
+    cfg: config.Config
+    folder: str
+    rows: data.Rows
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    device: str
+    precision: object               # a function that makes the context in which products are computed
+    log: Log
+    step: int                       # steps done
+    steps: int                      # steps of the whole run
+    skipped: list                   # steps whose loss or gradient was not finite
+    saved: int | None               # step of the newest whole checkpoint
 
 
-def train(cfg):
-    r, run = cfg.run, f"runs/{cfg.run.name}"
-    device, dtype, line = choose_device(r)
-    precision = (lambda: torch.autocast(device, dtype)) if dtype else contextlib.nullcontext
-    distributed.start(device, r.timeout)
-    watch.at("preparing the data")
-    distributed.once(lambda: prepare_data(cfg))
-    rows, T = data.Rows(cfg), cfg.model.context
+def build(cfg, device, dtype):
+    """The model, this process's part of it, on the meta device: to_empty() gives it memory, init() or a checkpoint fills it."""
+    with torch.device("meta"):
+        model = Transformer(cfg.model, cfg.machine.recompute)
+    if cfg.machine.compile and parallel.can_compile(device):
+        for block in model.blocks:
+            block.compile()             # before they are sharded; compiling the whole model would rename its parameters
+    parallel.shard(model, cfg.machine, dtype, device)
+    return model
+
+
+def begin(cfg):
+    """The Training of a new run, or of one that goes on from its newest whole checkpoint."""
+    run, T = f"runs/{cfg.run.name}", cfg.model.context
+    device, dtype, hardware = parallel.choose_device(cfg.machine)
+    parallel.start(device, cfg.machine.timeout)
+    parallel.at("preparing the data")
+    parallel.once(lambda: prepare_data(cfg))
+    rows = data.Rows(cfg)
     if cfg.init_from and not checkpoint.steps(run):
-        same_model(cfg, rows)
+        check_init_from(cfg, rows)
     entries = rows.manifest["vocab"]
     cfg.model.vocab = cfg.model.vocab or math.ceil(entries / 128) * 128
     if entries > cfg.model.vocab:
-        raise ValueError(f"the tokenizer of {rows.folder} has {entries:,} entries and model.vocab={cfg.model.vocab:,} rows; use model.vocab=none or data made with a smaller tokenizer")
+        raise ValueError(f"the tokenizer of {rows.folder} has {entries:,} entries and model.vocab={cfg.model.vocab:,} rows; "
+                         "use model.vocab=none or data made with a smaller tokenizer")
+    changed = parallel.together(lambda: changes(cfg, rows))
     model = build(cfg, device, dtype).to_empty(device=device)
     optimizer = adamw(model, cfg.optim)
-    distributed.once(lambda: start(run, cfg, rows))
-    (rank, world), parameters, steps = distributed.place(), count(model), data.steps_in(r, T)
-    flops = flops_per_token(cfg.model, parameters)
-    peak = next((p * world for name, (p, *_) in GPUS.items() if device == "cuda" and name in torch.cuda.get_device_name()), None)
-    m = cfg.model
-    print(f"{r.name}: {parameters:,} parameters, {m.layers} layers of {m.dim}, {m.heads} heads; {m.position}, {m.norm} norm, {m.mlp}"
-          f"{', bias' * m.bias}{', embedding norm' * m.embed_norm}{', tied' * m.tied}; vocabulary {m.vocab:,}, context {T}\n"
-          f"{steps:,} steps of {r.batch} rows = {data.rows_before(steps, r) * T:,} tokens; {f'{world} processes, ' * (world > 1)}{line}")
-
-    watch.at("loading a checkpoint")
+    parallel.once(lambda: write_folder(cfg, rows))
+    steps = data.steps_in(cfg.run, T)
+    print(described(cfg, count(model), steps, hardware))
+    parallel.at("loading a checkpoint")
     state = checkpoint.newest(run, model, optimizer)
     if state is None and cfg.init_from:
         if checkpoint.newest(cfg.init_from, model) is None:
             raise ValueError(f"init_from={cfg.init_from} has no checkpoint yet")
         print(f"beginning with the weights of {cfg.init_from}")
     elif state is None:
-        init(model, r.seed)
-    step, skipped = (state["step"], state.get("skipped", [])) if state else (0, [])         # skipped: the steps whose update was not finite
+        init(model, cfg.run.seed, parallel.local_rows)
+    step = state["step"] if state else 0
+    for key, (old, new) in changed.items():
+        print(f"changed since {run} was last started: {key} {old} -> {new}")
+    if "run.tokens" in changed:
+        tokens, (old, new) = data.rows_before(step, cfg.run) * T, changed["run.tokens"]
+        before = dataclasses.replace(cfg.optim, decay=None) if "optim.decay" in changed else cfg.optim
+        was, now = lr_at(tokens, before, old), lr_at(tokens, cfg.optim, new)
+        print(f"the learning rate at step {step} was {was:.2e} and is {now:.2e} now" + (
+            f"; optim.decay={old} would keep the old schedule" if was != now else ""))
     log = Log(run, step)
-    if step >= steps:
-        return print(f"{run} is complete: {step:,} steps, validation loss {log.evaluated().get(step, math.nan):.4f}. A larger run.tokens would continue it")
-    if step:
-        print(f"continuing {run} after step {step}")
-
-    signals, stopping = [], False
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: signals.append(number))
-
-    def wanted():
-        return bool(signals) or rank == 0 and os.path.exists(f"{run}/stop")
-
-    def asked():                        # a signal may reach one process a step before another: they stop when all know
-        return bool(distributed.sum(wanted()))
-    saver, left_out = checkpoint.Saver(run, r.keep, r.background), config.steps_left_out(r.skip_steps)
-    saver.last = step if state else None
-    began = last = time.time()
-    done_here = tokens_since = 0
-    while True:
-        if (step % r.eval_every == 0 or step == steps) and step not in log.evaluated() and not stopping:
-            val = evaluate(model, rows, r, device, precision, asked)
-            stopping = val is None
-            if val:
-                log.write(step=step, tokens=data.rows_before(step, r) * T, val=val)
-                print(f"step {step:>6}/{steps}   validation loss {val['loss']:.4f}   {val['bits_per_byte']:.3f} bits per byte   "
-                      + "   ".join(f"{name} {v['loss']:.3f}" for name, v in list(val["sources"].items())[:6]))
-            last = time.time()
-        if (step and step % r.save_every == 0 or step == steps or stopping) and saver.last != step:
-            watch.at(f"step {step}: saving")
-            saver.save(step, model, optimizer, {"tokens": data.rows_before(step, r) * T, "skipped": skipped}, log.evaluated())
-            last = time.time()
-        if stopping or step == steps:
-            break
-
-        step += 1
-        tokens = data.rows_before(step, r) * T
-        if any(step in part for part in left_out):
-            log.write(step=step, tokens=tokens, skipped="run.skip_steps")
-            print(f"step {step:>6}/{steps}   left out, as run.skip_steps says", flush=True)
-            stopping = asked()
-            continue
-        watch.at(f"step {step}: reading rows")
-        x, y, which, valid = rows.rows(step - 1, rank, world)
-        x, y = (torch.from_numpy(part).to(device, non_blocking=True) for part in (x, y))
-        watch.at(f"step {step}: forward and backward")
-        loss = gradients(model, x, y, valid, r, precision)
-        norm = float(distributed.clip(model, cfg.optim.clip))
-        watch.at(f"step {step}: updating")
-        loss, stopping = distributed.sum([float(loss), wanted()]).tolist()
-        if math.isfinite(loss) and math.isfinite(norm):         # the same numbers on every process: they all update, or none does
-            lr = lr_at(tokens, cfg.optim, r.tokens)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        done_here, tokens_since = done_here + 1, tokens_since + len(which) * T
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            skipped = [*skipped, step]
-            names = [(rows.sources[s], e, w) for s, e, w in which[:8].tolist()]
-            line = f"loss {loss}, gradient norm {norm}: not finite, no update. Its rows (source, epoch, window): {str(names)[1:-1]}{', ...' * (len(which) > 8)}"
-            log.write(step=step, tokens=tokens, skipped=line, rows=which.tolist())
-            print(f"step {step:>6}/{steps}   {line}", flush=True)
-            if all(step - i in skipped for i in range(r.bad_steps)):
-                saver.wait()
-                raise ValueError(f"step {step}: {line}. That is {r.bad_steps} steps in a row (run.bad_steps); the last checkpoint is {saver.last or 'none'}. "
-                                 f"If the data is to blame, run.skip_steps={step - r.bad_steps + 1}:{step + 1} goes on without these steps")
-        elif step % r.log_every == 0 or step == steps:
-            now = time.time()
-            speed, left = tokens_since / (now - last), (now - began) / done_here * (steps - step)
-            mfu = speed * flops / peak if peak else None
-            log.write(step=step, tokens=tokens, loss=loss, lr=lr, norm=norm, rows=which.tolist() if len(which) <= 64 else None,
-                      sources=rows.seen(step), seconds=round(now - began, 3), tokens_per_second=round(speed), mfu=mfu)
-            print(f"step {step:>6}/{steps}   loss {loss:.4f}   lr {lr:.2e}   norm {norm:5.2f}   {speed / 1000:.1f}k tok/s"
-                  f"{f'   MFU {mfu:.1%}' if mfu else ''}   {datetime.timedelta(seconds=round(left))} left", flush=True)
-            last, tokens_since = now, 0
-    distributed.once(lambda: os.path.exists(f"{run}/stop") and os.remove(f"{run}/stop"))
-    if error := saver.wait():
-        raise OSError(f"{error}; make room, or see what is wrong, and run the same command again")
     if step < steps:
-        by = signal.Signals(signals[0]).name if signals else f"the file {run}/stop or another process"
-        return print(f"stopped by {by} after step {step}, saved in {run}; the same command continues")
-    seen = "   ".join(f"{name} {t:,} tokens, {e} epochs" for name, (t, e) in list(rows.seen(steps).items())[:6])
-    print(f"read: {seen}\nwrote {run}: log.jsonl and checkpoint {run}/checkpoints/{step:07d}\nnow: python sample.py {run} --prompt \"...\"")
+        log.write(step=step, start={"processes": parallel.place()[1], "hardware": hardware, "changed": changed})
+    precision = (lambda: torch.autocast(device, dtype)) if dtype else contextlib.nullcontext
+    return Training(cfg, run, rows, model, optimizer, device, precision, log, step, steps,
+                    skipped=state.get("skipped", []) if state else [], saved=step if state else None)
+
+
+def described(cfg, parameters, steps, hardware):
+    """What is going to be trained, in two lines."""
+    m, r, world = cfg.model, cfg.run, parallel.place()[1]
+    parts = [m.position, f"{m.norm} norm", m.mlp]
+    parts += [word for word, there in (("bias", m.bias), ("embedding norm", m.embed_norm), ("tied", m.tied)) if there]
+    where = f"{world} processes, {hardware}" if world > 1 else hardware
+    return (f"{r.name}: {parameters:,} parameters, {m.layers} layers of {m.dim}, {m.heads} heads; {', '.join(parts)}; "
+            f"vocabulary {m.vocab:,}, context {m.context}\n"
+            f"{steps:,} steps of {r.batch} rows = {data.rows_before(steps, r) * m.context:,} tokens; {where}")
+
+
+class Stop:
+    """Ctrl-C, SIGTERM or a file runs/NAME/stop ask the run to save and end after the step."""
+    def __init__(self, folder):
+        self.file, self.signals = f"{folder}/stop", []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: self.signals.append(number))
+
+    def here(self):
+        return bool(self.signals) or parallel.place()[0] == 0 and os.path.exists(self.file)
+
+    def anywhere(self):
+        """Whether any process was asked. A signal may reach one of them a step before another: they stop when all know."""
+        return bool(parallel.total(self.here()))
+
+    def reason(self):
+        return signal.Signals(self.signals[0]).name if self.signals else f"the file {self.file} or another process"
+
+
+class Speed:
+    """Tokens per second since the last line of the log, without evaluations and saves; and the time left."""
+    def __init__(self, t):
+        self.began = self.since = time.monotonic()
+        self.tokens = self.steps = 0
+        flops, world = flops_per_token(t.cfg.model, count(t.model)), parallel.place()[1]
+        gpu = torch.cuda.get_device_name() if t.device == "cuda" else ""
+        peak = next((peak * world for name, (peak, *_) in GPUS.items() if name in gpu), None)
+        self.of_peak = flops / peak if peak else None           # share of the peak that one token per second is
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Around what is not training."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
+
+    def count(self, tokens):
+        self.tokens, self.steps = self.tokens + tokens, self.steps + 1
+
+    def measure(self, left):
+        """(tokens per second, MFU or None, time left for `left` steps) since the last call."""
+        speed = self.tokens / (time.monotonic() - self.since)
+        remaining = config.time_left(self.since, self.steps, self.steps + left)
+        self.since, self.tokens, self.steps = time.monotonic(), 0, 0
+        return speed, speed * self.of_peak if self.of_peak else None, remaining
+
+
+def report_losses(t, val):
+    """Log and print the result of validate()."""
+    step, T = t.step, t.cfg.model.context
+    t.log.write(step=step, tokens=data.rows_before(step, t.cfg.run) * T, val=val)
+    by_source = "   ".join(f"{name} {v['loss']:.3f}" for name, v in list(val["sources"].items())[:6])
+    print(f"step {step:>6}/{t.steps}   validation loss {val['loss']:.4f}   {val['bits_per_byte']:.3f} bits per byte   "
+          f"mixed as the rows {val['mix']:.3f}   {by_source}")
+
+
+def report_step(t, speed, which, loss, norm, lr):
+    """Log and print a step. `which` (B, 3) names its rows: (source, epoch, window)."""
+    per_second, mfu, left = speed.measure(t.steps - t.step)
+    t.log.write(step=t.step, tokens=data.rows_before(t.step, t.cfg.run) * t.cfg.model.context, loss=loss, lr=lr, norm=norm,
+                rows=which.tolist() if len(which) <= 64 else None, sources=t.rows.seen(t.step),
+                seconds=round(time.monotonic() - speed.began, 3), tokens_per_second=round(per_second), mfu=mfu)
+    share = f"   MFU {mfu:.1%}" if mfu else ""
+    print(f"step {t.step:>6}/{t.steps}   loss {loss:.4f}   lr {lr:.2e}   norm {norm:5.2f}   "
+          f"{per_second / 1000:.1f}k tok/s{share}   {left} left", flush=True)
+
+
+def report_bad_step(t, which, loss, norm):
+    """Log and print a step whose loss or gradient is not finite. Too many of them in a row stop the run."""
+    t.skipped.append(t.step)
+    names = [(t.rows.sources[s], epoch, window) for s, epoch, window in which[:8].tolist()]
+    more = ", ..." if len(which) > 8 else ""
+    line = (f"loss {loss}, gradient norm {norm}: not finite, no update. "
+            f"Its rows (source, epoch, window): {str(names)[1:-1]}{more}")
+    t.log.write(step=t.step, tokens=data.rows_before(t.step, t.cfg.run) * t.cfg.model.context, skipped=line,
+                rows=which.tolist())
+    print(f"step {t.step:>6}/{t.steps}   {line}", flush=True)
+    most = t.cfg.machine.bad_steps
+    if all(t.step - i in t.skipped for i in range(most)):
+        raise ValueError(f"step {t.step}: {line}. That is {most} steps in a row (machine.bad_steps); the last checkpoint is "
+                         f"{t.saved or 'none'}. If the data is to blame, machine.skip_steps={t.step - most + 1}:{t.step + 1} "
+                         "goes on without these steps")
+
+
+def save(t):
+    """Write a checkpoint and delete older ones. Where it cannot be written the run goes on; returns the error, or None."""
+    tokens = data.rows_before(t.step, t.cfg.run) * t.cfg.model.context
+    parallel.at(f"step {t.step}: saving")
+    try:
+        checkpoint.save(t.folder, t.step, t.model, t.optimizer, {"tokens": tokens, "skipped": t.skipped})
+    except OSError as e:
+        print(f"warning: {e}; the run goes on, earlier checkpoints are intact", flush=True)
+        return e
+    t.saved = t.step
+    parallel.once(lambda: checkpoint.prune(t.folder, t.cfg.machine.keep, t.log.losses(), t.step))
+    return None
+
+
+def finish(t, stop, error):
+    """The last lines of a run that has ended or was stopped; `error` is that of its last save."""
+    parallel.once(lambda: os.path.exists(stop.file) and os.remove(stop.file))
+    if error:
+        raise OSError(f"{error}; make room, or see what is wrong, and run the same command again")
+    if t.step < t.steps:
+        print(f"stopped by {stop.reason()} after step {t.step}, saved in {t.folder}; the same command continues")
+        return
+    seen = [f"{name} {tokens:,} tokens, {epochs} epochs" for name, (tokens, epochs) in t.rows.seen(t.steps).items()]
+    print(f"read: {'   '.join(seen[:6])}\nwrote {t.folder}: log.jsonl and checkpoint {t.folder}/checkpoints/{t.step:07d}\n"
+          f"now: python sample.py {t.folder} --prompt \"...\"")
+
+
+# ---- the loop ----
+
+def train(cfg, after=lambda training: None):
+    """The whole run. `after` is called when a step is over."""
+    t = begin(cfg)
+    r, machine, T = cfg.run, cfg.machine, cfg.model.context
+    if t.step >= t.steps:
+        loss = t.log.losses().get(t.step, math.nan)
+        print(f"{t.folder} is complete: {t.step:,} steps, validation loss {loss:.4f}. A larger run.tokens would continue it")
+        return
+    if t.step:
+        print(f"continuing {t.folder} after step {t.step}")
+    (rank, world), left_out = parallel.place(), config.steps_left_out(machine.skip_steps)
+    stop, speed, stopping, error = Stop(t.folder), Speed(t), False, None
+    while True:
+        last = t.step == t.steps
+        with speed.paused():
+            if (t.step % r.eval_every == 0 or last) and t.step not in t.log.losses() and not stopping:
+                val = validate(t.model, t.rows, r, machine.micro, t.device, t.precision, stop.anywhere)
+                stopping = val is None
+                if val:
+                    report_losses(t, val)
+            if (t.step and t.step % machine.save_every == 0 or last or stopping) and t.saved != t.step:
+                error = save(t)
+        if stopping or last:
+            return finish(t, stop, error)
+
+        t.step += 1
+        tokens = data.rows_before(t.step, r) * T
+        if any(t.step in steps for steps in left_out):
+            t.log.write(step=t.step, tokens=tokens, skipped="machine.skip_steps")
+            print(f"step {t.step:>6}/{t.steps}   left out, as machine.skip_steps says", flush=True)
+            stopping = stop.anywhere()
+            continue
+        parallel.at(f"step {t.step}: reading rows")
+        x, y, which, valid = t.rows.rows(t.step - 1, rank, world)
+        x, y = torch.from_numpy(x).to(t.device), torch.from_numpy(y).to(t.device)
+        parallel.at(f"step {t.step}: forward and backward")
+        loss = gradients(t.model, x, y, valid, machine.micro, t.precision)
+        norm = parallel.clip(t.model, cfg.optim.clip)
+        parallel.at(f"step {t.step}: updating")
+        loss, stopping = parallel.total([float(loss), stop.here()]).tolist()
+        lr = lr_at(tokens, cfg.optim, r.tokens)
+        finite = math.isfinite(loss) and math.isfinite(norm)    # the same numbers on every process: all update, or none does
+        if finite:
+            for group in t.optimizer.param_groups:
+                group["lr"] = lr
+            t.optimizer.step()
+        t.optimizer.zero_grad(set_to_none=True)
+        speed.count(len(which) * T)
+        if not finite:
+            report_bad_step(t, which, loss, norm)
+        elif t.step % machine.log_every == 0 or t.step == t.steps:
+            report_step(t, speed, which, loss, norm, lr)
+        after(t)
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap = config.Parser(__doc__)
     ap.add_argument("config", help="configs/bloom.py or configs/llama.py")
     ap.add_argument("settings", nargs="*", metavar="section.field=value", help="size=7b1, optim.lr=2e-4, ...; config.py has them all")
     args, more = ap.parse_known_args()
-    cfg = config.load(args.config, args.settings + more)
+    cfg = load_config(args.config, args.settings + more)
     try:
-        distributed.alongside(lambda: train(config.check(cfg)))
+        parallel.alongside(lambda: train(cfg))
     except torch.OutOfMemoryError as e:
-        raise ValueError(f"{e}. Make run.micro={cfg.run.micro} smaller, set run.recompute=true, or use more GPUs; plan.py says what fits") from e
+        raise ValueError(f"{e}. Make machine.micro={cfg.machine.micro} smaller, set machine.recompute=true, or use more GPUs; "
+                         "plan.py says what fits") from e
 
 
 if __name__ == "__main__":

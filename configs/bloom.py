@@ -3,7 +3,7 @@
     python train.py configs/bloom.py                  # toy: minutes on a laptop
     python train.py configs/bloom.py size=560m data.name=roots
 """
-from config import Config, Data, Model, Optim, Run
+from config import Config, Data, Machine, Model, Optim, Run
 
 ROW = 2048                      # tokens in a row of the paper; its schedules count rows ("samples")
 
@@ -29,12 +29,14 @@ def config(size="toy"):
         vocab=250_880,          # 250,680 entries, padded to a multiple of 4 x 128
     )
     optim = Optim(lr=lr, min_lr=6e-6 if size == "176b" else 1e-5, warmup=183_105 * ROW, decay=200_000_000 * ROW)
-    run = Run(name=f"bloom-{size}", tokens=int(tokens), batch=batch, ramp=(192, increment, 9_765_625), recompute=size not in ("560m", "1b1"))
+    run = Run(name=f"bloom-{size}", tokens=int(tokens), batch=batch, ramp=(192, increment, 9_765_625))
     data = Data(name="roots")
+    machine = Machine(recompute=size not in ("560m", "1b1"))
     if size == "toy":           # the same program, small: what is not set here is as above
         model.context, model.vocab = 256, None
         model.init_std = round((3 * dim) ** -0.5, 4)        # the rule behind 0.0048
         optim = Optim(lr=lr, min_lr=lr / 10, warmup=40 * batch * model.context)
-        run = Run(name="bloom-toy", tokens=int(tokens), batch=batch, micro=batch, eval_every=100, save_every=100)
-        data = Data(name="sample", prepare="configs/data/sample.py")
-    return Config(size, model, optim, run, data)
+        run = Run(name="bloom-toy", tokens=int(tokens), batch=batch, eval_every=100)
+        data = Data(name="sample")
+        machine = Machine(micro=batch, prepare="configs/data/sample.py")
+    return Config(size, model, optim, run, data, machine)

@@ -3,7 +3,7 @@
     python train.py configs/llama.py                  # toy: minutes on a laptop
     python train.py configs/llama.py size=7b data.name=llama
 """
-from config import Config, Data, Model, Optim, Run
+from config import Config, Data, Machine, Model, Optim, Run
 
 STEP = 2048 * 2048              # tokens per step: the paper says 4M
 
@@ -27,11 +27,14 @@ def config(size="toy"):
         vocab=32_000,
     )
     optim = Optim(lr=lr, min_lr=lr / 10, warmup=2000 * STEP)        # cosine over the whole run, to 10% of the peak
-    run = Run(name=f"llama-{size}", tokens=int(tokens), batch=2048, recompute=True)
+    run = Run(name=f"llama-{size}", tokens=int(tokens), batch=2048)
     data = Data(name="llama")
+    machine = Machine(recompute=True)
     if size == "toy":           # the same program, small: what is not set here is as above
         model.context, model.vocab = 256, None
-        run = Run(name="llama-toy", tokens=int(tokens), batch=16, micro=16, eval_every=100, save_every=100)
+        run = Run(name="llama-toy", tokens=int(tokens), batch=16, eval_every=100)
         optim.warmup = 40 * run.batch * model.context
-        data = Data(name="sample-sentencepiece", prepare="configs/data/sample.py name=sample-sentencepiece tokenizer.kind=sentencepiece")
-    return Config(size, model, optim, run, data)
+        data = Data(name="sample-sentencepiece")
+        prepare = "configs/data/sample.py name=sample-sentencepiece tokenizer.kind=sentencepiece"
+        machine = Machine(micro=run.batch, prepare=prepare)
+    return Config(size, model, optim, run, data, machine)

@@ -9,12 +9,15 @@ single       share of the tokens that are one byte: far from what the tokenizer 
 A word is what stands between spaces, without signs at its ends. Chinese has none: each Han character is one. Thai, Lao, Khmer, Burmese and Japanese
 write without them too, and are marked *: there a word is a run between spaces or signs, and only bytes per token can be compared.
 """
+import argparse
 import collections
+import os
 import re
 
 import config
 import tokenizer as tokenizers
-from corpus import sources
+from corpus import recipe, sources
+from corpus.pieces import batches, chosen, keep, train_tokenizer
 from corpus.text import HAN, words
 
 WORST = 0.10            # BLOOM: no more than 10 points of fertility above a tokenizer for the language alone, as a share of BLOOM's own
@@ -45,10 +48,9 @@ class Count:
 
 def read(paths, field):
     """{(source, lang): [text]}"""
-    from prepare import named
     groups = collections.defaultdict(list)
-    for name, path in named(paths):
-        for d in sources.read(config.Source(name, path, field=field)):
+    for name, path in sources.named(paths):
+        for d in sources.read(recipe.Source(name, path, field=field)):
             if d.get("text", "").strip():
                 groups[name, d.get("lang") or "unknown"].append(d["text"])
     if not groups:
@@ -71,7 +73,7 @@ def monolingual(tokenizer, groups):
         vocab = tokenizer.vocab
         while rest:
             try:
-                alone = tokenizers.train(tokenizer.kind, rest, vocab)
+                alone = train_tokenizer(tokenizer.kind, rest, vocab)
                 break
             except ValueError as e:             # its text does not give so many entries: take all it gives
                 limit = re.search(r"gives (\d+)|at most (\d+)", str(e))
@@ -177,3 +179,42 @@ def add_arguments(ap):
     ap.add_argument("--figure", metavar="FILE", help="fertility by language as a picture (needs matplotlib)")
     ap.add_argument("--show", metavar="TEXT", help="only print this text's pieces, coloured")
     ap.set_defaults(run=report)
+
+
+def train_command(args):
+    if os.path.exists(args.out) and os.listdir(args.out):
+        raise ValueError(f"{args.out} is not empty; choose another --out or delete it")
+    source = recipe.Source("input", args.input, field=args.field)
+    sizes = collections.Counter()
+    for d in sources.read(source):
+        sizes[d.get("lang")] += len(d.get("text", "").encode())
+    if not sizes.total():
+        raise ValueError(f"there is no text in {' '.join(args.input)}")
+    share = keep({lang: n for lang, n in sizes.items() if n}, args.bytes, args.alpha)
+
+    def texts():
+        for d in sources.read(source):
+            if d.get("text") and chosen(d["id"], share[d.get("lang")]):
+                yield d["text"]
+    tokenizer = train_tokenizer(args.kind, texts(), args.vocab, args.workers)
+    tokenizer.save(args.out)
+    used, tokens = map(sum, zip(*((len(t.encode()), len(ids)) for part in batches(texts()) for t, ids in zip(part, tokenizer.encode_batch(part)))))
+    print(f"{args.out}: {tokenizer.vocab} entries; {used:,} of {sizes.total():,} bytes were used, and are {tokens:,} tokens, {used / tokens:.2f} bytes per token")
+
+
+def main():
+    ap = argparse.ArgumentParser(description=tokenizers.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = ap.add_subparsers(required=True, metavar="train|report")
+    t = sub.add_parser("train", help="train a tokenizer on text")
+    t.add_argument("--input", nargs="+", required=True, metavar="PATH", help="files, folders or globs of any format that prepare.py reads")
+    t.add_argument("--field", default="text", help="field of the records that holds the text (default: text)")
+    t.add_argument("--vocab", type=int, default=32_000, help="entries, with specials and bytes (default: 32000)")
+    t.add_argument("--kind", choices=tokenizers.KINDS, default="bpe")
+    t.add_argument("--bytes", type=float, default=1e8, help="text to use, at most; documents are chosen by a hash of their ids (default: 1e8)")
+    t.add_argument("--alpha", type=float, default=1.0, help="a language's share of it is its share of the text to this power (default: 1; BLOOM: 0.3)")
+    t.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that count (default: one per core; the result is the same)")
+    t.add_argument("--out", required=True, metavar="DIR")
+    t.set_defaults(run=train_command)
+    add_arguments(sub.add_parser("report", help="how a tokenizer treats each source and language"))
+    args = ap.parse_args()
+    args.run(args)

@@ -15,7 +15,7 @@ import re
 import numpy as np
 
 import config
-from corpus import sources
+from corpus import recipe, sources
 from corpus.models import save, train_language, train_perplexity, train_quality
 
 
@@ -25,7 +25,7 @@ def documents(paths, split=2048):
         for p in sorted(os.path.join(path, name) for name in os.listdir(path)) if os.path.isdir(path) else [path]:
             folder, name = os.path.split(os.path.abspath(p))
             known = [n for n in (os.path.basename(folder), name.partition(".")[0]) if re.fullmatch(r"[a-z]{2,3}(-\w+)?", n)]
-            for d in sources.read(config.Source("text", p, split=split)):
+            for d in sources.read(recipe.Source("text", p, split=split)):
                 if "dropped" not in d:
                     yield str(d.get("lang") or (known or [""])[0]).split("-")[0] or None, d["text"]
 

@@ -20,8 +20,8 @@ import zlib
 
 import numpy as np
 
-import config
-from corpus import sources, text as texts
+from corpus import recipe, sources
+from corpus import text as texts
 
 SAMPLES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "samples")
 STORIES = 40                # drawn stories beside the samples of a language
@@ -310,7 +310,7 @@ def samples():
     found = []
     for reader, folder in ("samples", SAMPLES), ("stories", f"{SAMPLES}/stories"):
         for name in sorted(n for n in os.listdir(folder) if n.endswith(".txt")):
-            found += [(d["lang"], d["text"]) for d in itertools.islice(sources.read(config.Source("samples", f"{folder}/{name}", reader=reader)), STORIES)]
+            found += [(d["lang"], d["text"]) for d in itertools.islice(sources.read(recipe.Source("samples", f"{folder}/{name}", reader=reader)), STORIES)]
     return found
 
 

@@ -1,6 +1,6 @@
 """Readers: from files as they are found to documents with their provenance. One small function per format.
 
-    python -c "import config; from corpus import sources; print(next(sources.read(config.Source('mine', 'samples/en.txt'))))"
+    python -c "import config; from corpus import sources; print(next(sources.read(recipe.Source('mine', 'samples/en.txt'))))"
 
 A document is {"id", "text", "source"} and, where known, "lang", "licence", "url", "author", "title", "date", "score". What cannot be
 a document is yielded too, as {"id", "source", "dropped": reason, "place"}: bad content never stops a reader, prepare.py counts it.
@@ -304,3 +304,14 @@ def read(source, files=None, progress=None):
 def size(source):
     """Bytes on disk that read() will go through."""
     return sum(n for _, _, n in found(source))
+
+
+def named(paths):
+    """A source per path: named by what tells the paths apart. ["a/en.txt", "a/fr.txt"] -> en, fr"""
+    bare = [p.rstrip("/") for p in paths]
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in bare])
+    for path, p in zip(paths, bare):
+        name = os.path.relpath(os.path.abspath(p), common)
+        for _ in range(2):                  # book.txt.gz -> book
+            name = os.path.splitext(name)[0] if not os.path.isdir(p) else name
+        yield re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text", path

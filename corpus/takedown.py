@@ -13,7 +13,7 @@ from collections import Counter
 
 import config
 import tokenizer as tokenizers
-from corpus import card, jobs
+from corpus import card, jobs, recipe
 from corpus.stages import LANGUAGES, added, documents, join_tokens, keep, tokenize_part
 
 
@@ -48,7 +48,7 @@ def remove(out, manifest, names, workers=None):
             del manifest["sources"][name]
             continue
         s["held_out"] = max(s["held_out"], left["lowest"]) if left["kept"] > 1 else -1
-        todo = [(f"{new}/parts/tokens/{name}-{n:05}", "", config.Source(name), b, {name: s["held_out"]}, f"{out}/tokenizer", tokenizers.fingerprint(tokenizer)) for n, b in enumerate(bases)]
+        todo = [(f"{new}/parts/tokens/{name}-{n:05}", "", recipe.Source(name), b, {name: s["held_out"]}, f"{out}/tokenizer", tokenizers.fingerprint(tokenizer)) for n, b in enumerate(bases)]
         jobs.run("tokenize", tokenize_part, todo, left["bytes"], workers)
         s.update(join_tokens(f"{new}/tokens/{name}", [job[0] for job in todo]), **{k: left[k] for k in LANGUAGES})
         s["dropped"]["removed"] = s["dropped"].get("removed", 0) + left["dropped"].get("removed", 0)

@@ -13,7 +13,7 @@ import checkpoint
 import config
 import prepare
 import train
-from corpus import stories
+from corpus import recipe, stories
 from model import Transformer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -29,7 +29,7 @@ def prepare_tiny():
             with open(f"{lang}/{i:03d}.txt", "w", encoding="utf-8") as f:
                 f.write(stories.draw(grammar, lang, i))
     for name, kind in ("tiny", "bpe"), ("tiny-sp", "sentencepiece"):
-        prepare.prepare(config.Corpus(name, [config.Source(lang, lang, lang=lang) for lang in ("en", "fr")], config.Tokenizer(kind, 500)))
+        prepare.prepare(recipe.Corpus(name, [recipe.Source(lang, lang, lang=lang) for lang in ("en", "fr")], recipe.Tokenizer(kind, 500)))
 
 
 @pytest.fixture(scope="session")
@@ -62,15 +62,15 @@ def own_data(work, prepared):
 
 def arguments(model, name, *more):
     data = "tiny" if model == "bloom" else "tiny-sp"
-    return [f"{ROOT}/configs/{model}.py", "model.layers=2", "model.dim=24", "model.heads=3", "model.context=32", "run.batch=4", "run.micro=2",
-            "run.tokens=2560", "run.save_every=10", "run.eval_every=10", "run.eval_rows=4", "run.log_every=1", "optim.warmup=512",
-            "run.device=cpu", "run.dtype=float32", f"data.name={data}", f"run.name={name}", *more]
+    return [f"{ROOT}/configs/{model}.py", "model.layers=2", "model.dim=24", "model.heads=3", "model.context=32", "run.batch=4", "machine.micro=2",
+            "run.tokens=2560", "machine.save_every=10", "run.eval_every=10", "run.eval_rows=4", "machine.log_every=1", "optim.warmup=512",
+            "machine.device=cpu", "machine.dtype=float32", f"data.name={data}", f"run.name={name}", *more]
 
 
 def tiny(model, name, *more):
     """A 20-step run with accumulation: two micro-batches of two rows."""
     path, *settings = arguments(model, name, *more)
-    return config.check(config.load(path, settings))
+    return train.load_config(path, settings)
 
 
 def run(script, *args, **kwargs):
@@ -94,7 +94,7 @@ def launch(world, runs, restarts=0, code=0):
     """Train several configurations on `world` processes; returns what they printed."""
     if world == 1:
         for path, *settings in runs:
-            train.train(config.check(config.load(path, settings)))
+            train.train(train.load_config(path, settings))
         return ""
     p = torchrun(world, "tests/worker.py", json.dumps(runs), restarts=restarts)
     out, _ = p.communicate(timeout=300)
@@ -125,6 +125,6 @@ def runs(prepared, tmp_path_factory):
     os.chdir(folder)
     os.symlink(prepared / "data", "data")
     for name in ("bloom", "llama"):
-        train.train(tiny(name, name, "run.tokens=12800", "optim.lr=1e-2", "run.save_every=50", "run.eval_every=100"))
+        train.train(tiny(name, name, "run.tokens=12800", "optim.lr=1e-2", "machine.save_every=50", "run.eval_every=100"))
     os.chdir(before)
     return folder / "runs"

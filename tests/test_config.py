@@ -1,6 +1,7 @@
-import config
 import pytest
 from conftest import ROOT
+
+import config
 from train import lr_at
 
 BLOOM, LLAMA = f"{ROOT}/configs/bloom.py", f"{ROOT}/configs/llama.py"
@@ -31,7 +32,7 @@ def test_a_wrong_setting_is_one_clear_message(setting, words):
 @pytest.mark.parametrize("setting", ["model.heads=5", "run.batch=0", "optim.clip=0", "run.name=../x", "model.kv_heads=3", "optim.lr=1e-5"])
 def test_settings_that_cannot_run_are_refused(setting):
     with pytest.raises(ValueError, match=setting.split("=")[0].split(".")[1] + "|name"):
-        config.check(config.load(BLOOM, [setting]))
+        config.check_config(config.load(BLOOM, [setting]))
 
 
 def test_bloom_learning_rates_are_those_of_the_public_training_log():
@@ -52,5 +53,5 @@ def test_llama_learning_rate_ends_at_a_tenth_of_the_peak():
 def test_steps_to_leave_out():
     assert config.steps_left_out("14:17,200:210") == [range(14, 17), range(200, 210)] and config.steps_left_out(None) == []
     for wrong in ("14", "17:14", "0:3", "a:b", "1:2:3", "5:5"):
-        with pytest.raises(ValueError, match="run.skip_steps=.*14:17"):
-            config.check(config.load(BLOOM, [f"run.skip_steps={wrong}"]))
+        with pytest.raises(ValueError, match="machine.skip_steps=.*14:17"):
+            config.check_config(config.load(BLOOM, [f"machine.skip_steps={wrong}"]))

@@ -7,20 +7,21 @@ import shutil
 import struct
 import sys
 
+import pytest
+import torch
+from conftest import ROOT, arguments, log, tiny
+from safetensors.torch import load_file, save_file
+
 import checkpoint
 import config
 import convert
 import data
 import evaluate
-import pytest
 import sample
 import tokenizer as tokenizers
-import torch
 import train
-from conftest import ROOT, arguments, log, tiny
 from generate import Draw, generate
 from model import Cache
-from safetensors.torch import load_file, save_file
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.disable_progress_bar()
@@ -124,8 +125,8 @@ def test_greedy_continuations_of_unequal_prompts_are_those_of_transformers_for_1
 def test_training_goes_on_from_an_import_as_in_transformers_with_adamw(name, work, prepared):
     hf = small(name).train()
     come_in(save(hf, work / "hf", prepared))
-    path, *settings = arguments(name, "on", "init_from=runs/in", "run.tokens=640", "run.eval_every=100", "optim.warmup=256", "optim.lr=1e-3", "run.save_every=100")
-    cfg = config.check(config.load(path, [s for s in settings if not s.startswith(("model.layers", "model.dim", "model.heads"))]))
+    path, *settings = arguments(name, "on", "init_from=runs/in", "run.tokens=640", "run.eval_every=100", "optim.warmup=256", "optim.lr=1e-3", "machine.save_every=100")
+    cfg = config.check_config(config.load(path, [s for s in settings if not s.startswith(("model.layers", "model.dim", "model.heads"))]))
     train.train(cfg)
     rows, o, theirs = data.Rows(cfg), cfg.optim, []
     matrices, vectors = ([p for p in hf.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))

@@ -1,7 +1,8 @@
-import config
 import numpy as np
 import pytest
 from conftest import ROOT, tiny
+
+import config
 from data import CYCLE, Rows, Split, batch_at, permuted, rows_before, steps_in
 from model import IGNORE
 
@@ -40,7 +41,7 @@ def test_steps_to_341_billion_tokens(size, steps):
 
 
 def test_rows_depend_on_data_seed_and_step_only(work):
-    a, b, other = Rows(tiny("bloom", "a")), Rows(tiny("bloom", "b", "run.micro=1")), Rows(tiny("bloom", "a", "run.seed=1"))
+    a, b, other = Rows(tiny("bloom", "a")), Rows(tiny("bloom", "b", "machine.micro=1")), Rows(tiny("bloom", "a", "run.seed=1"))
     for step in (0, 7, 1000):
         assert all(np.array_equal(p, q) for p, q in zip(a.rows(step), b.rows(step)))
     assert not np.array_equal(a.rows(0)[2], other.rows(0)[2])

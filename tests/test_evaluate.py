@@ -4,19 +4,20 @@ import math
 import random
 import sys
 
-import config
-import evaluate
 import numpy as np
 import pytest
-import sample
-import tasks
-import tokenizer as tokenizers
 import torch
-import train
 from conftest import ROOT, tiny
-from corpus import sources
-from model import Transformer, init
 from test_model import build, small
+
+import config
+import evaluate
+import sample
+import tokenizer as tokenizers
+import train
+from corpus import recipe, sources
+from evaluation import tasks
+from model import Transformer, init
 
 BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
 CLOSE = 1e-4            # what the issue asks of scores; products in another order differ in the sixth digit
@@ -315,7 +316,7 @@ def test_no_task_of_the_benchmark_stands_in_the_corpus():
     """What the model reads with the right answer, and each sentence written by hand, in any document prepare.py can make of samples/."""
     corpus = collections.defaultdict(str)
     for reader, path in ("stories", "samples/stories/*.txt"), ("samples", "samples/*.txt"):
-        for d in sources.read(config.Source(reader, f"{ROOT}/{path}", reader=reader)):
+        for d in sources.read(recipe.Source(reader, f"{ROOT}/{path}", reader=reader)):
             corpus[d["lang"]] += d["text"] + "\n"
     assert sum(map(len, corpus.values())) > 500_000
     for name in tasks.BENCHMARK:

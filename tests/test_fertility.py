@@ -1,8 +1,9 @@
 import json
 
 import pytest
-import tokenizer as T
 from conftest import ROOT, run
+
+import tokenizer as T
 from corpus import fertility
 
 TEXT = open(f"{ROOT}/samples/en.txt", encoding="utf-8").read()

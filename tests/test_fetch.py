@@ -6,6 +6,7 @@ import os
 import threading
 
 import pytest
+
 from corpus import fetch
 
 DATA = os.urandom(300_000)

@@ -1,12 +1,13 @@
 import shutil
 
-import generate as G
 import pytest
-import sample
 import torch
+from test_model import build
+
+import generate as G
+import sample
 from generate import Draw, Past, Text, candidates, choose, continuations, generate, most, room, settled
 from model import SINKS, Cache, can_compile
-from test_model import build
 
 BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
 PROMPTS = ["Once upon a time", "One day, Mina heard", "", "Un"]

@@ -3,6 +3,7 @@ import inspect
 import re
 
 import pytest
+
 from corpus import markup
 from corpus.markup import gutenberg, html, latex, wikitext
 

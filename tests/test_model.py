@@ -1,9 +1,10 @@
-import config
-import model as M
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
+
+import config
+import model as M
 from model import IGNORE, SINKS, Cache, Transformer, alibi_slopes, count, flops_per_token, init
 
 PUBLISHED = {      # BLOOM: counted from its published checkpoints; LLaMA: from the shapes in the paper's Table 2

@@ -10,8 +10,8 @@ import types
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
+
 from corpus import learn, models
 
 UNSEEN = {      # written for this test; none of it is in samples/

@@ -7,21 +7,22 @@ import signal
 import statistics
 import sys
 
-import ablate
-import config
 import numpy as np
-import plan
 import pytest
-import scaling
-import tasks
 import torch
-import train
 from conftest import ROOT, arguments, log, run
+
+import config
+import plan
+import train
+from evaluation import tasks
 from model import Transformer, count
+from planning import ablate
+from planning import law as scaling
 
 
 def load(name, *settings):
-    return config.check(config.load(f"{ROOT}/configs/{name}.py", settings))
+    return config.check_config(config.load(f"{ROOT}/configs/{name}.py", settings))
 
 
 def test_bloom_176b_on_its_384_gpus_takes_the_days_its_log_says_and_those_of_the_empty_rows():
@@ -38,31 +39,31 @@ def test_bytes_of_the_state_by_hand():
     """16 bytes per parameter in all (FSDP with float32 weights): 7,069,016,064 of them are 105.3 GiB, 13.2 on each of 8 GPUs."""
     got = plan.memory(load("bloom", "size=7b1"), 8)
     assert (got["weights"] + got["gradients"] + got["moments"]) * 8 / 2 ** 30 == pytest.approx(105.3, abs=0.05)
-    copies, halves = plan.memory(load("bloom", "size=7b1", "run.shard=1"), 8), plan.memory(load("bloom", "size=7b1", "run.shard=4"), 8)
+    copies, halves = plan.memory(load("bloom", "size=7b1", "machine.shard=1"), 8), plan.memory(load("bloom", "size=7b1", "machine.shard=4"), 8)
     assert copies["moments"] == 8 * 7_069_016_064 and halves["moments"] == copies["moments"] / 4
     assert halves["gathered"] == got["gathered"] == 2 * (1_027_604_480 + 4 * 4096) + 4 * 201_379_840
 
 
 def test_recompute_keeps_one_float32_row_per_block():
-    with_, without = (plan.memory(load("llama", "size=7b", f"run.recompute={r}"), 64)["activations"] for r in ("true", "false"))
+    with_, without = (plan.memory(load("llama", "size=7b", f"machine.recompute={r}"), 64)["activations"] for r in ("true", "false"))
     assert with_ == 2048 * (32 * 4 * 4096 + 10 * 4096) and without > 10 * with_
 
 
 @pytest.mark.parametrize("name, size, capacity, recompute", [("bloom", "7b1", 80, True), ("llama", "65b", 80, True), ("llama", "7b", 40, False), ("bloom", "1b1", 24, False)])
 def test_the_fewest_gpus_fit_and_one_fewer_does_not(name, size, capacity, recompute):
-    cfg = load(name, f"size={size}", f"run.recompute={recompute}")
+    cfg = load(name, f"size={size}", f"machine.recompute={recompute}")
     n = plan.fewest(cfg, capacity * 10 ** 9)
     assert n > 1 and plan.fits(cfg, n, capacity * 10 ** 9) and not plan.fits(cfg, n - 1, capacity * 10 ** 9), n
-    in_eights = plan.fewest(load(name, f"size={size}", f"run.recompute={recompute}", "run.shard=8"), capacity * 10 ** 9)
+    in_eights = plan.fewest(load(name, f"size={size}", f"machine.recompute={recompute}", "machine.shard=8"), capacity * 10 ** 9)
     assert in_eights in (None, 1) or in_eights % 8 == 0
 
 
 def test_what_fits_nowhere_is_said_plainly():
-    out = run("plan.py", f"{ROOT}/configs/bloom.py", "size=176b", "gpus=8", "run.recompute=false").stdout
-    assert "It fits on none of these with 8 GPUs; what helps: more GPUs, run.recompute=true\n" in out
+    out = run("plan.py", f"{ROOT}/configs/bloom.py", "size=176b", "gpus=8", "machine.recompute=false").stdout
+    assert "It fits on none of these with 8 GPUs; what helps: more GPUs, machine.recompute=true\n" in out
 
 
-@pytest.mark.parametrize("settings, words", [(["gpus=0"], "gpus=0: it must be above 0"), (["mfu=40"], "mfu=40: it must be above 0 and at most 1"), (["gpus=8", "run.shard=3"], "run.shard=3 does not divide gpus=8"),
+@pytest.mark.parametrize("settings, words", [(["gpus=0"], "gpus=0: it must be above 0"), (["mfu=40"], "mfu=40: it must be above 0 and at most 1"), (["gpus=8", "machine.shard=3"], "machine.shard=3 does not divide gpus=8"),
                                              (["gpu=8"], "unknown setting 'gpu'"), (["size=toy"], "model.vocab=4096")])
 def test_wrong_settings_are_one_line(settings, words):
     out = run("plan.py", f"{ROOT}/configs/bloom.py", "size=560m", *settings)
@@ -82,10 +83,10 @@ def agree(cfg, gpus):
 
 
 @pytest.mark.parametrize("name", ["bloom", "llama"])
-@pytest.mark.parametrize("gpus, settings", [(1, []), (1, ["run.recompute=true"]), (8, []), (8, ["run.recompute=true", "run.micro=2"]), (8, ["run.shard=4"]), (4, ["run.shard=1"])])
+@pytest.mark.parametrize("gpus, settings", [(1, []), (1, ["machine.recompute=true"]), (8, []), (8, ["machine.recompute=true", "machine.micro=2"]), (8, ["machine.shard=4"]), (4, ["machine.shard=1"])])
 def test_the_formulas_are_what_pytorch_counts(name, gpus, settings):
     """A step of the real program on tensors without memory, small but with the paper's proportions: each part within 15%."""
-    agree(load(name, "model.layers=3", "model.dim=512", "model.heads=8", "model.context=512", "model.vocab=50048", "run.batch=256", "run.micro=1", *settings), gpus)
+    agree(load(name, "model.layers=3", "model.dim=512", "model.heads=8", "model.context=512", "model.vocab=50048", "run.batch=256", "machine.micro=1", *settings), gpus)
 
 
 @pytest.mark.slow
@@ -250,7 +251,7 @@ def test_a_grid_is_trained_once_in_its_order_and_goes_on_where_it_was_interrupte
         with monkeypatch.context() as patch:
             if len(asked) == 3:
                 patch.setattr(train, "lr_at", lambda tokens, o, total: open(f"runs/{asked[-1]}/stop", "a").close() or lr_at(tokens, o, total))
-            train.train(config.check(config.load(path, settings)))
+            train.train(config.check_config(config.load(path, settings)))
     monkeypatch.setattr(ablate, "train_one", here)
     monkeypatch.setattr(ablate, "benchmark", lambda: {"x": ([1], 0, None)})
     monkeypatch.setattr(ablate, "zero_shot", lambda model, tokenizer: judged.append(model) or {"zero-shot": 0.5, "task x": 0.5})

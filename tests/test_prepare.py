@@ -9,15 +9,16 @@ import subprocess
 import sys
 import unicodedata
 
+import numpy as np
+import pytest
+from conftest import ROOT, run, tiny
+
 import config
 import data
-import numpy as np
 import prepare
-import pytest
 import tokenizer as tokenizers
 import train
-from conftest import ROOT, run, tiny
-from corpus import clean, jobs, sources, stages, stories, takedown, whence
+from corpus import clean, jobs, recipe, sources, stages, stories, takedown, whence
 
 
 def texts(n, words="the cat sat on the mat and looked at the dog near the old house"):
@@ -31,7 +32,7 @@ def write(path, content):
 
 
 def make(name, *paths, vocab=300, **more):
-    return prepare.prepare(config.Corpus(name, [config.Source(n, p, **more) for n, p in prepare.named(list(paths))], config.Tokenizer("bpe", vocab)))
+    return prepare.prepare(recipe.Corpus(name, [recipe.Source(n, p, **more) for n, p in prepare.named(list(paths))], recipe.Tokenizer("bpe", vocab)))
 
 
 @pytest.fixture(autouse=True)
@@ -180,9 +181,9 @@ def everything(n=400):
         write(f"code/{part}.py", f"# SPDX-License-Identifier: {['MIT', 'GPL-3.0-only'][part % 2]}\n" + "\n".join(f"x{i} = {i * part}" for i in range(200)))
     with open("web/3.jsonl.gz", "r+b") as f:
         f.truncate(os.path.getsize("web/3.jsonl.gz") - 40)
-    return config.Corpus("all", [
-        config.Source("web", "web", clean=CHAIN, near="minhash", licence="CC0-1.0", origin="made here", custodian="the tests", permission="gated"),
-        config.Source("code", "code", licences=["MIT"], permission="asked")], config.Tokenizer("bpe", 400), accept="web")
+    return recipe.Corpus("all", [
+        recipe.Source("web", "web", clean=CHAIN, near="minhash", licence="CC0-1.0", origin="made here", custodian="the tests", permission="gated"),
+        recipe.Source("code", "code", licences=["MIT"], permission="asked")], recipe.Tokenizer("bpe", 400), accept="web")
 
 
 def tree(folder):
@@ -233,12 +234,12 @@ def test_the_number_of_workers_changes_no_byte(workers, monkeypatch):
 
 
 def test_killed_at_any_moment_the_same_command_ends_in_the_same_bytes():
-    """kill -9 after more and more of the files have been written; tests/kill.py does it at random moments, with workers."""
+    """kill -9 after more and more of the files have been written; tools/kill.py does it at random moments, with workers."""
     everything()
     write("c.py", f"import sys, os\nsys.path.insert(0, {ROOT!r})\nimport prepare, config\nfrom corpus import jobs\nprepare.PART = 1000\n"
           "at, old = int(sys.argv[1]), os.replace\ncount = [0]\n"
           "def replace(a, b):\n    count[0] += 1\n    if count[0] == at:\n        os.kill(os.getpid(), 9)\n    old(a, b)\nos.replace = replace\n"
-          f"prepare.prepare(config.Corpus('all', [config.Source('web', 'web', clean={CHAIN!r}, near='minhash'), config.Source('code', 'code')], config.Tokenizer('bpe', 400)))\n")
+          f"prepare.prepare(recipe.Corpus('all', [recipe.Source('web', 'web', clean={CHAIN!r}, near='minhash'), recipe.Source('code', 'code')], recipe.Tokenizer('bpe', 400)))\n")
 
     def go(at):
         return subprocess.run([sys.executable, "c.py", str(at)], capture_output=True, text=True).returncode
@@ -297,7 +298,7 @@ def test_removal_rewrites_one_source_and_leaves_no_copy():
 
 def test_a_removal_leaves_a_document_held_out():
     write("a.jsonl", "".join(json.dumps({"text": t, "id": f"d{i}"}) + "\n" for i, t in enumerate(texts(40))))
-    corpus = config.Corpus("work", [config.Source("a", "a.jsonl")], config.Tokenizer("bpe", 300), val_share=1e-6)
+    corpus = recipe.Corpus("work", [recipe.Source("a", "a.jsonl")], recipe.Tokenizer("bpe", 300), val_share=1e-6)
     assert prepare.prepare(corpus)["sources"]["a"]["val"]["documents"] == 1
     held = min((f"d{i}" for i in range(40)), key=lambda i: stages.place("a", i))
     write("ids.txt", f"a/{held}\n")
@@ -428,7 +429,7 @@ def test_each_setting_reaches_what_it_concerns(monkeypatch, tmp_path):
     (lambda s, c: setattr(c.tokenizer, "vocab", 200), "vocabulary of 200"), (lambda s, c: setattr(c, "name", "raw"), "and not raw"), (lambda s, c: c.sources.append(s), "two sources are named a")])
 def test_a_wrong_setting_is_named_before_any_work(change, message):
     write("a.txt", "\n\n".join(texts(60)))
-    corpus = config.Corpus("x", [config.Source("a", "a.txt")], config.Tokenizer("bpe", 300))
+    corpus = recipe.Corpus("x", [recipe.Source("a", "a.txt")], recipe.Tokenizer("bpe", 300))
     change(corpus.sources[0], corpus)
     with pytest.raises(ValueError, match=message):
         prepare.prepare(corpus)
@@ -455,7 +456,7 @@ def test_odd_files_cost_only_themselves(capsys):
 def test_a_file_that_vanishes_is_counted_and_the_others_are_read(monkeypatch):
     write("a.txt", "\n\n".join(texts(80)))
     write("b.txt", "gone")
-    source = config.Source("s", ["a.txt", "b.txt"])
+    source = recipe.Source("s", ["a.txt", "b.txt"])
     files = sources.found(source)
     os.remove("b.txt")
     documents = list(sources.read(source, files))
@@ -506,7 +507,7 @@ def test_rules_in_an_impossible_order_are_refused():
         with pytest.raises(ValueError, match=message):
             make("x", "a.txt", clean=rules)
     with pytest.raises(ValueError, match="source nowhere: .*; it comes from the moon"):
-        prepare.prepare(config.Corpus("x", [config.Source("nowhere", "nowhere/*.txt", origin="the moon")]))
+        prepare.prepare(recipe.Corpus("x", [recipe.Source("nowhere", "nowhere/*.txt", origin="the moon")]))
 
 
 def test_the_recipes_of_both_papers_load_and_their_shares_are_the_papers():

@@ -19,7 +19,7 @@ def test_every_file_begins_with_how_to_run_or_read_it(path):
     assert doc and re.search(r"python|Read ", doc[1])
 
 
-SCRIPTS = ["train.py", "prepare.py", "tokenizer.py", "sample.py", "plan.py", "data.py", "evaluate.py", "convert.py", "tests/kill.py", "tests/harness.py", "tests/bench_corpus.py", "tests/bench_tokenizer.py", "tests/bench_decode.py"]
+SCRIPTS = ["train.py", "prepare.py", "tokenizer.py", "sample.py", "plan.py", "data.py", "evaluate.py", "convert.py", "tools/kill.py", "tools/harness.py", "tools/bench_corpus.py", "tools/bench_tokenizer.py", "tools/bench_decode.py"]
 
 
 def test_every_command_has_help_with_an_example():

@@ -6,9 +6,10 @@ import shutil
 import sys
 
 import pytest
-import sample
 import torch
 from conftest import run
+
+import sample
 from model import Cache, Transformer
 
 

@@ -9,9 +9,9 @@ import re
 import sys
 import tarfile
 
-import config
 import pytest
-from corpus import dumps, sources
+
+from corpus import dumps, recipe, sources
 
 WORDS = "the cat sat on the mat and looked at the dog near the old house".split()
 PARAGRAPHS = [" ".join(WORDS[(i * 7 + k * (i + 1)) % len(WORDS)] for k in range(40)) + f" {i}." for i in range(100)]
@@ -30,7 +30,7 @@ def write(path, content):
 
 
 def read(path, **settings):
-    return list(sources.read(config.Source("s", path, **settings)))
+    return list(sources.read(recipe.Source("s", path, **settings)))
 
 
 def split(documents):
@@ -56,10 +56,10 @@ def test_files_are_found_once_in_one_order_with_their_sizes():
         write(name, name * 3)
     expected = [("t/a.txt", "t/a.txt", 21), ("t/b.txt", "t/b.txt", 21), ("u/a.txt", "u/a.txt", 21)]
     for path in (["t", "u"], ["u", "t"], ["t/b.txt", "u/a.txt", "t/a.txt"], ["t", "u", "t/*.txt"], "[tu]"):
-        found = sources.found(config.Source("s", path))
+        found = sources.found(recipe.Source("s", path))
         assert [(os.path.relpath(f), n, size) for f, n, size in found] == expected
-    assert sources.size(config.Source("s", ["t", "u"])) == 63
-    assert sources.found(config.Source("s", "t"))[0][1] == "a.txt"
+    assert sources.size(recipe.Source("s", ["t", "u"])) == 63
+    assert sources.found(recipe.Source("s", "t"))[0][1] == "a.txt"
 
 
 def test_settings_that_cannot_be_are_one_clear_line(monkeypatch):
@@ -78,7 +78,7 @@ def test_documents_do_not_depend_on_how_files_are_grouped_and_progress_adds_up()
     for i in range(5):
         write(f"t/{i}.txt", "\n\n".join(PARAGRAPHS[i * 20:i * 20 + 20]))
     write("t/5.jsonl.gz", gzip.compress(b"".join(json.dumps({"text": t}).encode() + b"\n" for t in PARAGRAPHS)))
-    source, done = config.Source("s", "t", lang="en", licence="CC0-1.0"), []
+    source, done = recipe.Source("s", "t", lang="en", licence="CC0-1.0"), []
     whole = list(sources.read(source, progress=done.append))
     files = sources.found(source)
     assert whole == [d for file in files for d in sources.read(source, [file])] == list(sources.read(source, [f[:2] for f in files]))
@@ -181,7 +181,7 @@ def test_parquet_rows_are_documents_in_batches():
     table["text"][300], table["id"][2] = None, None
     parquet.write_table(pyarrow.table(table), "a.parquet", row_group_size=250)
     done = []
-    documents = list(sources.read(config.Source("s", "a.parquet"), progress=done.append))
+    documents = list(sources.read(recipe.Source("s", "a.parquet"), progress=done.append))
     assert sum(done) == os.path.getsize("a.parquet") and len(documents) == n
     assert documents[3] == {"id": "d3", "text": "text 3", "url": "u", "licence": "MIT", "source": "s"} and documents[2]["id"] == "a.parquet:3"
     assert split(documents)[1] == [("no_text", "a.parquet:301 (it has: id, url, license)")]

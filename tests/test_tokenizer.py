@@ -6,11 +6,12 @@ import random
 import re
 
 import pytest
-import tokenizer as T
 from conftest import ROOT, run
-from corpus import sampling
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import tokenizer as T
+from corpus import pieces as sampling
 
 SCRIPTS = ["Hello, world!  Two", "naïve café — “quotes” …", "Привет, мир", "你好，世界。", "こんにちは", "नमस्ते दुनिया।", "مرحبا، كيف الحال؟", "שלום", "สวัสดี", "안녕하세요",
            "👩‍👩‍👧‍👦 🇫🇷 🦙", "e\u0301 a\u0308", "\u0301", "\x00\x01\x7f\x1c\x1f", "\u200b\ufeff\u202e", "\t\tif x:\r\n    y = 1\n", " ", "  ", "\n", "", "a  b", " a", "\u2581", "\u2581\u2581 a \u2581", " \u2581",

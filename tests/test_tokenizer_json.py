@@ -1,21 +1,22 @@
 import codecs
 import glob
-import itertools
 import io
+import itertools
 import json
 import random
 
 import pytest
 import sentencepiece
 import tiktoken
-import tokenizer as T
 import tokenizers as hf
 import transformers
 from conftest import ROOT
-from corpus import tokenizer_json as J
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers as P
+
+import tokenizer as T
+from corpus import tokenizer_json as J
 
 TEXTS = [open(p, encoding="utf-8").read()[:1500] for p in sorted(glob.glob(f"{ROOT}/samples/*.txt")) + [f"{ROOT}/corpus/text.py"]]
 MORE = ["", " ", "  ", "\n", "a  1", "a   12 3", " \n 5", "it's I'LL 'ſ we've", "x\r\n\r\n  y\t\tz", "١٢٣ ²³ Ⅷ 𝟎", "\U00011de0 \U00016ff4 1", "e\u0301 \u0301", "\u0588\u061c", "👩‍👩‍👧‍👦 🇫🇷",

@@ -9,15 +9,16 @@ import sys
 import threading
 import time
 
+import pytest
+import torch
+from conftest import ROOT, arguments, log, run, tiny
+from safetensors.torch import load
+
 import checkpoint
 import config
 import data
-import pytest
-import torch
 import train
-from conftest import ROOT, arguments, log, run, tiny
 from model import Transformer, init
-from safetensors.torch import load
 
 BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
 
@@ -61,8 +62,8 @@ def test_kill_and_resume_equals_not_stopping(work, name, where):
 
 
 def test_sigterm_saves_at_the_step_boundary_and_exits_0_also_twice(work):
-    train.train(tiny("bloom", "whole", "run.tokens=38400", "run.save_every=1000", "run.eval_every=1000"))       # 300 steps
-    args = arguments("bloom", "stopped", "run.tokens=38400", "run.save_every=1000", "run.eval_every=1000")
+    train.train(tiny("bloom", "whole", "run.tokens=38400", "machine.save_every=1000", "run.eval_every=1000"))       # 300 steps
+    args = arguments("bloom", "stopped", "run.tokens=38400", "machine.save_every=1000", "run.eval_every=1000")
     for _ in range(2):
         p = subprocess.Popen([sys.executable, f"{ROOT}/train.py", *args], stdout=subprocess.PIPE, text=True)
         for line in p.stdout:
@@ -72,7 +73,7 @@ def test_sigterm_saves_at_the_step_boundary_and_exits_0_also_twice(work):
         rest = p.stdout.read()
         assert p.wait() == 0 and "stopped by SIGTERM" in rest, rest
         assert 0 < checkpoint.steps("runs/stopped")[-1] < 300
-    train.train(tiny("bloom", "stopped", "run.tokens=38400", "run.save_every=1000", "run.eval_every=1000"))
+    train.train(tiny("bloom", "stopped", "run.tokens=38400", "machine.save_every=1000", "run.eval_every=1000"))
     assert log("whole") == log("stopped")
     a, b = weights("whole", 300), weights("stopped", 300)
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -81,7 +82,7 @@ def test_sigterm_saves_at_the_step_boundary_and_exits_0_also_twice(work):
 @BOTH
 def test_micro_batches_do_not_change_the_result(work, name):
     for micro in (1, 4):
-        train.train(tiny(name, f"m{micro}", f"run.micro={micro}"))
+        train.train(tiny(name, f"m{micro}", f"machine.micro={micro}"))
     for a, b in zip(log("m1"), log("m4")):
         if "loss" in a:
             assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["rows"] == b["rows"]
@@ -90,7 +91,7 @@ def test_micro_batches_do_not_change_the_result(work, name):
 def test_the_loss_goes_down_and_twice_is_the_same(work):
     """A golden toy run: from about ln 512 = 6.2 at the start to clearly less."""
     for name in ("a", "b"):
-        train.train(tiny("bloom", name, "run.tokens=12800", "optim.lr=1e-2", "run.save_every=100", "run.eval_every=50"))
+        train.train(tiny("bloom", name, "run.tokens=12800", "optim.lr=1e-2", "machine.save_every=100", "run.eval_every=50"))
     val = [r["val"]["loss"] for r in log("a") if "val" in r]
     assert 6.0 < val[0] < 6.8 and val[-1] < 5.0 and val[-1] < val[1] < val[0]
     assert log("a") == log("b")
@@ -113,7 +114,7 @@ def tiny_model():
 @pytest.mark.parametrize("name", ["bloom", "llama"])
 def test_a_run_begins_with_the_weights_of_another_and_a_schedule_of_its_own(work, name):
     train.train(tiny(name, "first", "model.mlp_dim=40"))
-    settings = ["run.tokens=1280", "optim.lr=1e-4", "optim.min_lr=1e-5", "init_from=runs/first", "run.seed=7", "run.save_every=5", "optim.decay=1280"]
+    settings = ["run.tokens=1280", "optim.lr=1e-4", "optim.min_lr=1e-5", "init_from=runs/first", "run.seed=7", "machine.save_every=5", "optim.decay=1280"]
     train.train(tiny(name, "second", *settings))
     records = log("second")
     assert json.load(open("runs/second/config.json"))["model"]["mlp_dim"] == 40, "the shape is that of the other run too"
@@ -127,7 +128,7 @@ def test_a_run_begins_with_the_weights_of_another_and_a_schedule_of_its_own(work
 def test_context_and_init_std_of_a_run_that_begins_with_another_are_its_own(work):
     train.train(tiny("bloom", "first", "run.tokens=128"))
     path, *settings = arguments("bloom", "r", "run.tokens=128", "model.context=16", "model.init_std=0.5", "init_from=runs/first")
-    cfg = config.check(config.load(path, settings))
+    cfg = config.check_config(config.load(path, settings))
     assert (cfg.model.context, cfg.model.init_std) == (16, 0.5)
     train.train(cfg)
 
@@ -158,7 +159,7 @@ def test_a_run_that_cannot_begin_with_another_s_weights_says_why(work):
 
 def test_one_step_is_adamw_on_the_clipped_mean_gradient(work):
     """The first step by hand: Adam moves each weight by lr * sign(g), and decays matrices by lr * 0.1."""
-    cfg = tiny("bloom", "one", "run.tokens=128", "run.save_every=1", "optim.warmup=128", "optim.lr=1e-3", "optim.decay=256")
+    cfg = tiny("bloom", "one", "run.tokens=128", "machine.save_every=1", "optim.warmup=128", "optim.lr=1e-3", "optim.decay=256")
     train.train(cfg)
     before, after = init(Transformer(cfg.model), cfg.run.seed).embed.weight.detach(), weights("one", 1)
     x, y, *_ = data.Rows(cfg).rows(0)
@@ -267,7 +268,7 @@ def poison(monkeypatch, what, steps):
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_updates_nothing_and_is_counted(work, monkeypatch, capsys, what):
     poison(monkeypatch, what, [14, 15, 17])
-    train.train(tiny("bloom", "r", "run.save_every=1", "run.keep=20"))
+    train.train(tiny("bloom", "r", "machine.save_every=1", "machine.keep=20"))
     for step in range(12, 20):
         a, b = weights("r", step), weights("r", step + 1)
         same = all(torch.equal(a[k], b[k]) for k in a)
@@ -280,7 +281,7 @@ def test_a_step_that_is_not_finite_updates_nothing_and_is_counted(work, monkeypa
 
 def test_three_such_steps_in_a_row_stop_the_run(work, monkeypatch):
     poison(monkeypatch, "loss", [9, 10, 11])
-    with pytest.raises(ValueError, match=r"step 11: loss nan.*3 steps in a row \(run.bad_steps\).*last checkpoint is 10.*run.skip_steps=9:12"):
+    with pytest.raises(ValueError, match=r"step 11: loss nan.*3 steps in a row \(run.bad_steps\).*last checkpoint is 10.*machine.skip_steps=9:12"):
         train.train(tiny("bloom", "r"))
     assert checkpoint.steps("runs/r") == [10]
 
@@ -306,7 +307,7 @@ def test_the_count_of_such_steps_survives_a_restart(work):
 def test_skip_steps_leaves_out_exactly_those_rows(work):
     """As if the steps' gradients had never been: the same weights as a run whose steps 6 and 7 were not finite; other rows and rates unmoved."""
     train.train(tiny("bloom", "plain"))
-    train.train(tiny("bloom", "left", "run.skip_steps=6:8"))
+    train.train(tiny("bloom", "left", "machine.skip_steps=6:8"))
     plain, left = ({r["step"]: r for r in log(name) if "val" not in r} for name in ("plain", "left"))
     assert left[6]["skipped"] == left[7]["skipped"] == "run.skip_steps"
     assert plain[5] == left[5] and plain[8]["loss"] != left[8]["loss"]
@@ -320,7 +321,7 @@ def test_skip_steps_leaves_out_exactly_those_rows(work):
 
 def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_is_tried(work, monkeypatch, capsys):
     """The operating system refuses to write more than a few hundred bytes into any file while steps 10 to 15 run."""
-    train.train(tiny("bloom", "whole", "run.save_every=5"))
+    train.train(tiny("bloom", "whole", "machine.save_every=5"))
     capsys.readouterr()
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     step_log = train.Log.write
@@ -330,7 +331,7 @@ def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_is_tried(work,
         step_log(self, step=step, **record)
     monkeypatch.setattr(train.Log, "write", full)
     try:
-        train.train(tiny("bloom", "r", "run.save_every=5"))
+        train.train(tiny("bloom", "r", "machine.save_every=5"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     out = capsys.readouterr().out
@@ -409,7 +410,7 @@ def test_one_background_save_is_in_flight_at_most(work, monkeypatch):
         write(*args)
         now.pop()
     monkeypatch.setattr(checkpoint, "write", slow)
-    train.train(tiny("bloom", "r", "run.background=true", "run.save_every=1", "run.tokens=1280"))
+    train.train(tiny("bloom", "r", "run.background=true", "machine.save_every=1", "run.tokens=1280"))
     assert most == [1] * 10
 
 
@@ -417,7 +418,7 @@ def test_each_block_is_compiled_and_the_numbers_stay(work, monkeypatch):
     compiled = []
     monkeypatch.setattr(train, "can_compile", lambda device: True)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
-    train.train(tiny("bloom", "r", "run.compile=true"))
+    train.train(tiny("bloom", "r", "machine.compile=true"))
     assert compiled == ["Block"] * 2
     train.train(tiny("bloom", "whole"))
     assert all(torch.equal(t, weights("r")[k]) for k, t in weights("whole").items()), "and parameters keep their names"
@@ -427,7 +428,7 @@ def test_without_a_compiler_the_run_says_so_and_goes_on(work, monkeypatch, capsy
     def broken(*args, **kwargs):
         raise RuntimeError("no C++ compiler found")
     monkeypatch.setattr(torch, "compile", broken)
-    train.train(tiny("bloom", "r", "run.compile=true"))
+    train.train(tiny("bloom", "r", "machine.compile=true"))
     err = capsys.readouterr().err
     assert err.count("compile: not possible here, going on without (RuntimeError: no C++ compiler found)") == 1 and log("r")[-1]["step"] == 20
 
@@ -438,7 +439,7 @@ def test_compiled_blocks_give_the_losses_of_eager_ones(work, name):
     """With a real compiler, and both with and without recomputation."""
     train.train(tiny(name, "eager"))
     for recompute in ("true", "false"):
-        train.train(tiny(name, f"compiled-{recompute}", "run.compile=true", f"run.recompute={recompute}"))
+        train.train(tiny(name, f"compiled-{recompute}", "machine.compile=true", f"machine.recompute={recompute}"))
         for a, b in zip(log("eager"), log(f"compiled-{recompute}")):
             assert "loss" not in a or a["loss"] == pytest.approx(b["loss"], abs=1e-4)
 
@@ -448,7 +449,7 @@ def test_out_of_memory_is_one_line_with_a_way_out(work, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     monkeypatch.setattr(train, "gradients", full)
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments("bloom", "r")])
-    with pytest.raises(ValueError, match="Tried to allocate 2.00 GiB. Make run.micro=2 smaller, set run.recompute=true"):
+    with pytest.raises(ValueError, match="Tried to allocate 2.00 GiB. Make machine.micro=2 smaller, set machine.recompute=true"):
         train.main()
 
 
@@ -463,15 +464,15 @@ def test_what_fails_in_a_background_save_and_is_no_full_disk_ends_the_run(work, 
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_a_good_one(work, monkeypatch):
     """keep=1: the newest is damaged, the run goes on from the one before and stops early. What it saves then must stay."""
-    train.train(tiny("bloom", "r", "run.keep=2", "run.eval_every=1000"))
+    train.train(tiny("bloom", "r", "machine.keep=2", "run.eval_every=1000"))
     path = next(os.path.join("runs/r/checkpoints/0000020/model", f) for f in os.listdir("runs/r/checkpoints/0000020/model"))
     with open(path, "r+b") as f:
         f.truncate(100)
     write = train.Log.write
     monkeypatch.setattr(train.Log, "write", lambda self, step, **facts: (write(self, step=step, **facts), step == 13 and open("runs/r/stop", "w").close()))
-    train.train(tiny("bloom", "r", "run.keep=1", "run.eval_every=1000"))
+    train.train(tiny("bloom", "r", "machine.keep=1", "run.eval_every=1000"))
     assert 14 in checkpoint.steps("runs/r")
-    train.train(tiny("bloom", "r", "run.keep=1", "run.eval_every=1000"))
+    train.train(tiny("bloom", "r", "machine.keep=1", "run.eval_every=1000"))
     assert checkpoint.steps("runs/r") == [20] and log("r")[-1]["step"] == 20
 
 

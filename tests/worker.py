@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import config
 import data
-import distributed
+import parallel
 import train
 from model import Transformer
 
@@ -84,8 +84,8 @@ def main():
         data.Rows.rows, Transformer.forward = rows, forward
         if args[0] in HAPPENS:
             HAPPENS[args.pop(0)]()
-        train.train(config.check(config.load(args[0], args[1:])))
+        train.train(train.load_config(args[0], args[1:]))
 
 
 if __name__ == "__main__":
-    config.command(lambda: distributed.alongside(main))
+    config.command(lambda: parallel.alongside(main))

@@ -7,7 +7,7 @@ Put each source's files where `path` says (all seven are about 4.7 TB); Wikipedi
 here. The classifier of pages that Wikipedia refers to is yours to train: python -m corpus.learn quality --help. To use it, add "reference"
 to commoncrawl's rules. LLaMA counted about 1.1 epochs of most sources in 1.4T tokens, and more than two of Wikipedia and Books.
 """
-from config import Corpus, Source, Tokenizer
+from corpus.recipe import Corpus, Source, Tokenizer
 
 LANGUAGES = "bg ca cs da de en es fr hr hu it nl pl pt ro ru sl sr sv uk".split()
 DUMPS = "https://dumps.wikimedia.org/{0}wiki/latest/{0}wiki-latest-pages-articles.xml.bz2"

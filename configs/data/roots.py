@@ -9,7 +9,7 @@ sites fetched from Common Crawl archives (use the rules pseudo_crawl), functions
 OSCAR near duplicates were found by SimHash, here by MinHash. The licence step of ROOTS' code kept only GPL files, by a mistake its authors
 describe; here permissive licences are kept.
 """
-from config import Corpus, Source, Tokenizer
+from corpus.recipe import Corpus, Source, Tokenizer
 
 # Shares of the training mixture (training_dataset_ratios_merged_nigercongo_v3.json). Where it has one number for a language that has both
 # a catalogue and OSCAR, we divide it 62 : 38, as all of ROOTS divides.

@@ -5,7 +5,7 @@
 """
 import os
 
-from config import Corpus, Source, Tokenizer
+from corpus.recipe import Corpus, Source, Tokenizer
 
 HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PYTHON = os.path.dirname(os.__file__)           # the standard library of the Python that runs this

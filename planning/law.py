@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 import config
-from model import Transformer, count, flops_per_token
+from model import Transformer, count
+from train import flops_per_token
 
 # Hoffmann et al. 2022 (arXiv 2203.15556), appendix D.3, as printed; N there counts every parameter. The paper's own answer for Chinchilla's 5.76e23 FLOPs,
 # 70B on 1.4T tokens, is that of its two other methods: this law says fewer parameters and more tokens.

@@ -28,13 +28,14 @@ import time
 
 import torch
 
+import checkpoint
 import config
 import data
-import evaluate
+import parallel
 import sample
-import scaling
-import tasks
 import train
+from evaluation import scoring, tasks
+from planning import law
 
 TIMES = (1, 2, 4)       # contexts a run is judged at, in training contexts
 LOSS = {1: "loss", 2: "loss at 2x", 4: "loss at 4x"}
@@ -56,7 +57,7 @@ def grid(settings, seeds, path):
         cell = dict(zip(axes, values))
         name = "-".join([base.run.name, *(f"{key.split('.')[-1]}-{re.sub('[^A-Za-z0-9_.-]', '_', value)}" for key, value in cell.items()), "seed", str(seed)])
         own = [*fixed, *(f"{key}={value}" for key, value in cell.items()), f"run.seed={seed}", f"run.name={name}"]
-        runs.append((cell, seed, own, config.check(config.load(path, own))))
+        runs.append((cell, seed, own, train.load_config(path, own)))
     if len({cfg.run.name for *_, cfg in runs}) < len(runs):
         raise ValueError("two choices have the same last word and values: their runs would have one name")
     return base.run.name, axes, runs
@@ -95,14 +96,14 @@ def train_one(path, settings):
 @functools.cache
 def benchmark():
     """{task: (items, how many were left out, form)} of the laptop benchmark, without examples."""
-    return {name: tasks.items(name, shots=0) for name in tasks.BENCHMARK}
+    return {name: tasks.load_items(name, shots=0) for name in tasks.BENCHMARK}
 
 
 def zero_shot(model, tokenizer):
     """{"zero-shot": mean accuracy, "task NAME": accuracy, ...}, each by the score that decides its task."""
     found = {}
     for name, (items, _, form) in benchmark().items():
-        result = evaluate.task(model, tokenizer, items, form)
+        result = scoring.score_items(model, tokenizer, items, form)
         found[f"task {name}"] = result[result["rule"]][0]
     return {"zero-shot": statistics.mean(found.values()), **found}
 
@@ -113,15 +114,15 @@ def judge(run):
     key = {"tokens": facts["run"]["tokens"], "benchmark": hashlib.sha256(repr([(name, items) for name, (items, *_) in benchmark().items()]).encode()).hexdigest()}
     if os.path.exists(path) and (old := config.read_json(path)).items() >= key.items():
         return old["scores"]
-    cfg = config.Config(facts["size"], config.Model(**facts["model"]), config.Optim(**facts["optim"]), config.Run(**facts["run"]), config.Data(**facts["data"]))
-    device, dtype, _ = train.choose_device(cfg.run)
+    cfg = checkpoint.open_run(run).settings()
+    device, dtype, _ = parallel.choose_device(cfg.machine)
     precision = (lambda: torch.autocast(device, dtype)) if dtype else contextlib.nullcontext
     model, tokenizer = sample.load(run, device)
     scores, quarter = {}, cfg.run.eval_rows and max(1, cfg.run.eval_rows // TIMES[-1])
     for k in TIMES:                     # the same text each time, cut into rows of 1, 2 and 4 contexts
         m = dataclasses.replace(cfg.model, context=k * cfg.model.context)
-        r = dataclasses.replace(cfg.run, micro=max(1, cfg.run.micro // k), eval_rows=quarter and quarter * TIMES[-1] // k)
-        val = train.evaluate(model, data.Rows(dataclasses.replace(cfg, model=m, run=r)), r, device, precision, lambda: False)
+        micro, r = max(1, cfg.machine.micro // k), dataclasses.replace(cfg.run, eval_rows=quarter and quarter * TIMES[-1] // k)
+        val = train.validate(model, data.Rows(dataclasses.replace(cfg, model=m, run=r)), r, micro, device, precision)
         scores |= ({"bits per byte": val["bits_per_byte"]} if k == 1 else {}) | {LOSS[k]: val["loss"]}
     scores |= zero_shot(model, tokenizer)
     config.write_json(path, {**key, "scores": scores})
@@ -203,7 +204,7 @@ def draw(results, out):
     """Each choice has a row, a colour for its first setting and a dot per seed; the last panel has the loss against the context it is read in."""
     cells, measures = by_cell(results), ["bits per byte", *(m for m in results[0]["scores"] if m == "zero-shot")]
     firsts = list(dict.fromkeys(name.split(", ")[0] for name in cells))
-    fig, axes = scaling.blank(2 + 2.6 * (1 + len(measures)), 0.3 * len(cells) + 1.2, 1 + len(measures))
+    fig, axes = law.blank(2 + 2.6 * (1 + len(measures)), 0.3 * len(cells) + 1.2, 1 + len(measures))
     for y, (name, scores) in enumerate(cells.items()):
         first = firsts.index(name.split(", ")[0])
         nth = [n for n in cells if n.split(", ")[0] == firsts[first]].index(name)
@@ -219,7 +220,7 @@ def draw(results, out):
     axes[-1].minorticks_off()
     for ax in axes:
         ax.grid(alpha=0.3, linewidth=0.5)
-    scaling.save(fig, out)
+    law.save(fig, out)
 
 
 def main(argv):

@@ -1,7 +1,7 @@
 """Kill a command again and again, and compare its end with that of one nobody disturbed.
 
-    python tests/kill.py --kills 25                     # train.py
-    python tests/kill.py --kills 20 --what prepare      # prepare.py
+    python tools/kill.py --kills 25                     # train.py
+    python tools/kill.py --kills 20 --what prepare      # prepare.py
 
 train.py: two processes under torchrun, which restarts them; kill -9 hits one of the two at a random moment after the run has moved, whatever it
 does then: a step, a save, an evaluation. Ends with exit code 1 if a restart finds a checkpoint that is marked complete and is not, or
@@ -22,13 +22,13 @@ import sys
 import tempfile
 import time
 
-sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.dirname(os.path.abspath(__file__))]
+sys.path[:0] = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests")]
 
 import torch
+from conftest import ROOT, arguments, log, prepare_tiny, state, torchrun, workers
 
 import config
 from corpus import stories
-from conftest import ROOT, arguments, log, prepare_tiny, state, torchrun, workers
 
 
 def saving(run):
@@ -41,7 +41,7 @@ def saving(run):
 def train(run, steps, kills=0, seed=0):
     """Train `run`, striking `kills` times; returns (kills done, those during a save, what was printed)."""
     draw, done, in_save, out, fresh = random.Random(seed), 0, 0, "", True
-    p = torchrun(2, "train.py", *arguments("bloom", run, f"run.tokens={128 * steps}", "run.save_every=2", "run.eval_every=7", "run.keep=3"), restarts=kills)
+    p = torchrun(2, "train.py", *arguments("bloom", run, f"run.tokens={128 * steps}", "machine.save_every=2", "run.eval_every=7", "machine.keep=3"), restarts=kills)
     for line in p.stdout:
         out += line
         fresh = fresh or " parameters, " in line                # the first line of each start

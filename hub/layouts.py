@@ -11,7 +11,7 @@ import re
 import torch
 
 import config
-from model import MLP
+from model import mlp_width
 
 # Our parameters, and the tensors they are made of: of BLOOM and LLaMA at Hugging Face, and of LLaMA in Meta's files. N is the layer.
 NAMES = {
@@ -102,8 +102,7 @@ def settings(layout, facts, path, **known):
     m = config.Model(**SWITCHES["bloom" if layout == "bloom" else "llama"], **known)
     if m.dim % m.heads or m.heads % (m.kv_heads or 1) or m.position == "rope" and m.dim // m.heads % 2:
         raise ValueError(f"{path}: width {m.dim}, {m.heads} heads and {m.kv_heads or m.heads} key heads do not go together")
-    with torch.device("meta"):
-        rule = MLP[m.mlp](m.dim, None, False).up.out_features
+    rule = mlp_width(m.mlp, m.dim)
     return dataclasses.replace(m, mlp_dim=None if m.mlp_dim == rule else m.mlp_dim, kv_heads=None if m.kv_heads == m.heads else m.kv_heads)
 
 

@@ -1,8 +1,8 @@
 """Speed of the stages of prepare.py on one core, beside the tokenizer; and of near duplicates beside datasketch's MinHashLSH, in one run.
 
-    python tests/bench_corpus.py                                # text drawn from the sample grammars and the standard library
-    python tests/bench_corpus.py --input 'texts/*.jsonl' --clean oscar --times 5
-    python tests/bench_corpus.py --planted                      # near duplicates with 5%, 10% and 30% of the words exchanged: how many are found
+    python tools/bench_corpus.py                                # text drawn from the sample grammars and the standard library
+    python tools/bench_corpus.py --input 'texts/*.jsonl' --clean oscar --times 5
+    python tools/bench_corpus.py --planted                      # near duplicates with 5%, 10% and 30% of the words exchanged: how many are found
 
 Prints medians of interleaved repeats. The ratios are what to compare: MB/s depends on the machine and on what else runs on it.
 """
@@ -16,12 +16,12 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import config
 import tokenizer as tokenizers
-from corpus import clean, dedup, models, sources
+from corpus import clean, dedup, models, recipe, sources
 
 
 def texts(args):
     if args.input:
-        found = (d for d in sources.read(config.Source("input", args.input)) if "text" in d)
+        found = (d for d in sources.read(recipe.Source("input", args.input)) if "text" in d)
     else:
         corpus = config.load(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs/data/sample.py"))
         found = itertools.chain.from_iterable(sources.read(s) for s in corpus.sources)
@@ -54,6 +54,7 @@ def ours(found, alike):
 def planted(found):
     """A third of the documents gets a copy with a share of its words exchanged for others of the same text. Prints what is found, and the S-curve's word for it."""
     import random
+
     import numpy as np
     found = [t for t, again in zip(found, ours(found, 0.6)) if not again and len(t.split()) > 50]         # what is alike already would blur the counts
     known = [w for t in found for w in t.split()]

@@ -1,8 +1,8 @@
 """The same model and the same local files, scored by lm-evaluation-harness and by evaluate.py: equal to the item.
 
     pip install lm_eval==0.4.13         # in a virtual environment of its own: it brings much
-    python tests/harness.py xcopa.val.it.jsonl xcopa.val.zh.jsonl           # XCOPA's released files, named *.LANG.jsonl
-    python tests/harness.py xcopa.val.id.jsonl --run runs/bloom-toy         # a trained model instead
+    python tools/harness.py xcopa.val.it.jsonl xcopa.val.zh.jsonl           # XCOPA's released files, named *.LANG.jsonl
+    python tools/harness.py xcopa.val.id.jsonl --run runs/bloom-toy         # a trained model instead
 
 For a BLOOM and a LLaMA of random weights, or a run that convert.py exports, in Hugging Face's classes for the harness and in ours for evaluate.py, it compares
     multiple choice     the harness's own task definitions: xcopa of each language; and piqa, hellaswag and winogrande with records made of XCOPA's sentences:
@@ -26,9 +26,9 @@ import config
 import convert
 import evaluate
 import sample
-import tasks
 import tokenizer as tokenizers
-from corpus import sources
+from corpus import recipe, sources
+from evaluation import tasks
 from model import Transformer, init
 
 CONTEXT = 64            # so small that some items of every file are cut
@@ -102,7 +102,7 @@ def main():
         except ImportError as e:
             raise ValueError(f"{e}: pip install lm_eval==0.4.13, in a virtual environment of its own") from e
         texts = [t for p in paths for line in open(p, encoding="utf-8") for r in [json.loads(line)] for t in (r["premise"], r["choice1"], r["choice2"])]
-        texts += [d["text"] for d in sources.read(config.Source("samples", f"{tasks.HERE}/samples/*.txt", reader="samples"))]
+        texts += [d["text"] for d in sources.read(recipe.Source("samples", f"{tasks.HERE}/samples/*.txt", reader="samples"))]
         every, manager = files(paths, folder), TaskManager()
         for name in ("bloom", "llama") if not args.run else ["bloom" if config.read_json(f"{args.run}/config.json")["model"]["position"] == "alibi" else "llama"]:
             model, tokenizer, hf, hf_tokenizer = made(name, texts, folder, args.run)

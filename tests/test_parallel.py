@@ -7,14 +7,15 @@ import re
 import shutil
 import signal
 
-import checkpoint
 import kill
 import pytest
 import torch
 from conftest import arguments, launch, log, state, torchrun, workers
 
+import checkpoint
+
 MODELS = {"bloom": ("bloom", "model.tied=true"), "bloom-untied": ("bloom", "model.tied=false"), "llama": ("llama", "model.tied=false"), "llama-tied": ("llama", "model.tied=true")}
-SIX = ["run.tokens=3072", "run.batch=16", "run.save_every=6", "run.eval_every=6", "model.dim=18", "optim.lr=1e-3"]        # steps; 18 rows do not divide over 4
+SIX = ["run.tokens=3072", "run.batch=16", "machine.save_every=6", "run.eval_every=6", "model.dim=18", "optim.lr=1e-3"]        # steps; 18 rows do not divide over 4
 
 
 def variants(world):
@@ -22,23 +23,23 @@ def variants(world):
     for model, accumulation, shard in itertools.product(MODELS, (1, 4), {1: ["none"], 2: ["none", 1], 4: ["none", 2]}[world]):
         name, tied = MODELS[model]
         run = f"{model}-{world}-{accumulation}-{shard}"
-        yield run, arguments(name, run, *SIX, tied, f"run.micro={16 // world // accumulation}", f"run.shard={shard}",
-                             f"run.save_every={3 if accumulation == 1 and shard == 'none' else 6}")
+        yield run, arguments(name, run, *SIX, tied, f"machine.micro={16 // world // accumulation}", f"machine.shard={shard}",
+                             f"machine.save_every={3 if accumulation == 1 and shard == 'none' else 6}")
 
 
 def others(world):
     """(name, arguments) of runs with something special, at the same six steps."""
-    one = [*SIX, "run.micro=2"]
+    one = [*SIX, "machine.micro=2"]
     if world in (1, 2):
-        yield "bf16", arguments("bloom", f"bf16-{world}", *one, "run.dtype=bfloat16")
-        yield "bf16", arguments("llama", f"bf16-llama-{world}", *one, "run.dtype=bfloat16")
-        yield "recompute", arguments("bloom", f"recompute-{world}", *one, "run.recompute=true")
-        yield "background", arguments("bloom", f"background-{world}", *one, "run.background=true", "run.save_every=1", "run.keep=9")
+        yield "bf16", arguments("bloom", f"bf16-{world}", *one, "machine.dtype=bfloat16")
+        yield "bf16", arguments("llama", f"bf16-llama-{world}", *one, "machine.dtype=bfloat16")
+        yield "recompute", arguments("bloom", f"recompute-{world}", *one, "machine.recompute=true")
+        yield "background", arguments("bloom", f"background-{world}", *one, "run.background=true", "machine.save_every=1", "machine.keep=9")
     if world in (1, 4):
-        yield "ragged", arguments("bloom", f"ragged-{world}", *SIX, "run.batch=6", "run.tokens=1152", "run.micro=1")
+        yield "ragged", arguments("bloom", f"ragged-{world}", *SIX, "run.batch=6", "run.tokens=1152", "machine.micro=1")
     if world == 2:
         yield "nan", ["nan", *arguments("bloom", "nan", *one)]
-        yield "full", ["full", *arguments("bloom", "full", *one, "run.save_every=2")]
+        yield "full", ["full", *arguments("bloom", "full", *one, "machine.save_every=2")]
 
 
 def resumed(world):
@@ -46,7 +47,7 @@ def resumed(world):
     for run in ("bloom", "llama-tied"):
         for before in (1, 2):
             name, tied = MODELS[run]
-            yield f"{run}-{before}-to-{world}", arguments(name, f"{run}-{before}-to-{world}", *SIX, tied, "run.micro=4")
+            yield f"{run}-{before}-to-{world}", arguments(name, f"{run}-{before}-to-{world}", *SIX, tied, "machine.micro=4")
 
 
 def half_done(name):
@@ -164,7 +165,7 @@ def test_a_damaged_part_of_another_process_is_named_and_the_checkpoint_before_is
         byte = f.read(1)
         f.seek(-50, os.SEEK_END)
         f.write(bytes([byte[0] ^ 1]))
-    out = launch(2, [arguments("bloom", "damaged", *SIX, "run.micro=8", "run.save_every=3")])
+    out = launch(2, [arguments("bloom", "damaged", *SIX, "machine.micro=8", "machine.save_every=3")])
     assert f"checkpoint 6 is damaged, using the one before it: {path} has changed since it was written\n" in out and "continuing runs/damaged after step 3\n" in out
     a, b = state("runs/damaged"), state(cut / "runs/bloom-2-1-none")
     assert all(torch.equal(a[k], b[k]) for k in a)
@@ -174,7 +175,7 @@ def test_kill_9_in_a_step_in_a_save_and_in_an_evaluation_changes_nothing(cut, tm
     """torchrun starts both again each time; the end is that of the run nobody disturbed, to the last bit."""
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
-    settings = [*SIX, "run.micro=8", "run.save_every=2", "run.keep=9"]
+    settings = [*SIX, "machine.micro=8", "machine.save_every=2", "machine.keep=9"]
     out = launch(2, [["dies", *arguments("bloom", "killed", *settings)]], restarts=3)
     assert [line for line in out.splitlines() if line.startswith("continuing")] == ["continuing runs/killed after step 2", "continuing runs/killed after step 4"], out
     a, b = state("runs/killed"), state(cut / "runs/bloom-2-1-none")
@@ -186,7 +187,7 @@ def test_kill_9_in_a_step_in_a_save_and_in_an_evaluation_changes_nothing(cut, tm
 def test_a_process_that_hangs_is_named_after_the_time_out(cut, tmp_path, monkeypatch, what, words):
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
-    p = torchrun(2, "tests/worker.py", json.dumps([[what, *arguments("bloom", what, *SIX, "run.timeout=6")]]))
+    p = torchrun(2, "tests/worker.py", json.dumps([[what, *arguments("bloom", what, *SIX, "machine.timeout=6")]]))
     out, named = "", None
     for line in p.stdout:
         out += line
@@ -199,7 +200,7 @@ def test_a_process_that_hangs_is_named_after_the_time_out(cut, tmp_path, monkeyp
 def test_sigterm_to_every_process_saves_and_exits_0(cut, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
-    p = torchrun(2, "train.py", *arguments("bloom", "term", "run.tokens=384000", "run.save_every=9999", "run.eval_every=9999"))
+    p = torchrun(2, "train.py", *arguments("bloom", "term", "run.tokens=384000", "machine.save_every=9999", "run.eval_every=9999"))
     for line in p.stdout:
         if line.startswith("step ") and "loss" in line and "validation" not in line:
             both = workers(p.pid)
@@ -215,13 +216,13 @@ def test_sigterm_to_every_process_saves_and_exits_0(cut, tmp_path, monkeypatch):
 def test_a_group_that_does_not_divide_the_processes_is_refused(cut, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
-    out = launch(2, [arguments("bloom", "x", "run.shard=3")], code=1)
-    assert re.search(r"error: rank [01]: run.shard=3 does not divide 2 processes; use a divisor of 2, or none", out) and "]: Traceback" not in out, out
+    out = launch(2, [arguments("bloom", "x", "machine.shard=3")], code=1)
+    assert re.search(r"error: rank [01]: machine.shard=3 does not divide 2 processes; use a divisor of 2, or none", out) and "]: Traceback" not in out, out
 
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(prepared, tmp_path, monkeypatch):
-    """The short version of python tests/kill.py --kills 25."""
+    """The short version of python tools/kill.py --kills 25."""
     monkeypatch.chdir(tmp_path)
     os.symlink(prepared / "data", "data")
     print(kill.compare(2, seed=1))

@@ -47,7 +47,7 @@ def card(run, facts, cfg, model, tokenizer, state, licence):
         body += ["## Data\n", data, "## Training\n", f"{state['tokens']:,} tokens in {step:,} steps of {r['batch']} rows{', fewer in the beginning' * bool(r['ramp'])}. "
                  f"AdamW, betas {o['beta1']} and {o['beta2']}, eps {o['eps']}, weight decay {o['weight_decay']}, gradient norm up to {o['clip']}. "
                  f"Learning rate {o['lr']} after a warmup of {o['warmup']:,} tokens, by a cosine to {o['min_lr']} at {o['decay'] or r['tokens']:,}. "
-                 f"Weights in float32, products as run.dtype={r['dtype']} says; seed {r['seed']}; torch {facts['torch']}.\n",
+                 f"Weights in float32, products as machine.dtype={r['dtype']} says; seed {r['seed']}; torch {facts['torch']}.\n",
                  *([table(["source", "tokens read", "epochs"], [[s, *v] for s, v in read.items()])] if read else []), "## Losses\n"]
         if trained:
             body.append(f"Training loss at step {trained['step']:,}: {trained['loss']:.4f} nats per token.\n")

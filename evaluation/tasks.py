@@ -218,7 +218,7 @@ def read(path, form, lang, prompt, skip_bad):
             bad += 1
 
 
-def items(spec, prompt=0, shots=None, shots_file=None, seed=0, skip_bad=False):
+def load_items(spec, prompt=0, shots=None, shots_file=None, seed=0, skip_bad=False):
     """(items, left out, format) of a task with its prompt number `prompt`. The examples before an item are `shots` others of its file, drawn by (seed, item),
     or the first ones of `shots_file`; MMLU has a file of five for each subject."""
     name, _, path = spec.partition("=")
@@ -304,7 +304,7 @@ def main():
         print(__doc__)
         sys.exit("--help" not in sys.argv and "-h" not in sys.argv)
     for spec in sys.argv[1:]:
-        for item in items(spec)[0]:
+        for item in load_items(spec)[0]:
             print(json.dumps(item, ensure_ascii=False))
 
 

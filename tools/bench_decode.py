@@ -1,8 +1,8 @@
 """Writing token by token: sample.py beside transformers' generate, the same random weights, greedy, interleaved; and how fast the weights can be read at all.
 
     pip install -r requirements-test.txt
-    python tests/bench_decode.py                        # LLaMA shapes of 15M and 110M parameters, 1 and 8 rows, 200 tokens, 2 threads: some 15 minutes
-    python tests/bench_decode.py --shapes 15M --batches 1 --rounds 3
+    python tools/bench_decode.py                        # LLaMA shapes of 15M and 110M parameters, 1 and 8 rows, 200 tokens, 2 threads: some 15 minutes
+    python tools/bench_decode.py --shapes 15M --batches 1 --rounds 3
 
 For each it prints tokens per second (median of the rounds) and the ratio to transformers in float32. `limit` reads all weights that one step needs,
 once per token, by a sum, and does nothing else: no program that reads them can be faster on one row. The first token of a 512-token prompt comes last.

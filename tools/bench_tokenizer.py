@@ -1,8 +1,8 @@
 """Our tokenizer beside Hugging Face's Rust, in one interleaved run: training, peak memory, compression of text held back, encoding.
 
-    python tests/bench_tokenizer.py --input 'texts/*.jsonl' --megabytes 25 --vocab 32000 --times 3
-    python tests/bench_tokenizer.py --input 'texts/*.jsonl' --sweep              # vocabulary sizes, exponents, deduplication, both kinds
-    python tests/bench_tokenizer.py --input 'texts/*.jsonl' --vocab 250680 --ours          # BLOOM's size, ours alone
+    python tools/bench_tokenizer.py --input 'texts/*.jsonl' --megabytes 25 --vocab 32000 --times 3
+    python tools/bench_tokenizer.py --input 'texts/*.jsonl' --sweep              # vocabulary sizes, exponents, deduplication, both kinds
+    python tools/bench_tokenizer.py --input 'texts/*.jsonl' --vocab 250680 --ours          # BLOOM's size, ours alone
 
 Each training runs in a process of its own with the documents in a file; its time includes reading that file, its memory is the highest resident set.
 """
@@ -24,7 +24,7 @@ import numpy as np
 
 import config
 import tokenizer as T
-from corpus import dedup, sources
+from corpus import dedup, recipe, sources
 
 
 def hugging_face(texts, vocab):
@@ -165,7 +165,7 @@ def main():
     ap.add_argument("--ours", action="store_true", help="leave Hugging Face out")
     ap.add_argument("--sweep", action="store_true")
     args = ap.parse_args()
-    documents = [(d["text"], d.get("lang") or "unknown") for d in sources.read(config.Source("input", args.input)) if d.get("text", "").strip()]
+    documents = [(d["text"], d.get("lang") or "unknown") for d in sources.read(recipe.Source("input", args.input)) if d.get("text", "").strip()]
     random.Random(0).shuffle(documents)
     if args.sweep:
         return sweep(documents, args)

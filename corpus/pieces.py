@@ -15,6 +15,8 @@ import itertools
 import multiprocessing
 import re
 
+import tokenizer as tokenizers
+
 LONGEST = 1000          # bytes of a piece that is counted: a base64 block or a minified file would fill the vocabulary with itself
 MOST = 2_000_000        # different pieces that are kept while counting, the most frequent ones: bounds the memory on any corpus
 
@@ -68,3 +70,15 @@ def count_pieces(pattern, texts, workers=1):
     for piece in [p for p in count if len(p) > LONGEST // 4 and len(p.encode()) > LONGEST]:
         long += count.pop(piece)
     return count, long, rare
+
+
+def train_tokenizer(kind, texts, vocab, workers=1):
+    """A tokenizer of `vocab` entries from an iterable of texts. Prints what was left out, if anything."""
+    if vocab < 300:
+        raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least 300")
+    if kind == "sentencepiece":
+        return tokenizers.SentencePiece(tokenizers.train_sentencepiece(texts, vocab))
+    count, long, rare = count_pieces(tokenizers.PIECES, texts, workers)
+    if long or rare:
+        print(f"{len(count):,} different pieces; left out: {long:,} longer than {LONGEST} bytes, {rare:,} rare ones beyond {MOST:,} different ones")
+    return tokenizers.BPE(tokenizers.train_bpe(count, vocab))

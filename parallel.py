@@ -1,0 +1,314 @@
+"""The only file that knows there can be several processes. At one process its functions do nothing.
+
+    torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
+
+torchrun starts the program several times and says in the environment which copy is which. Each process holds some of
+the rows of every parameter, with their gradients and Adam's moments, and reads some of the rows of each batch (FSDP2;
+ZeRO stage 3, Rajbhandari et al. 2020). Order of reading: device, start, shard, sums and agreement, who hangs.
+
+Letters: rank, world  this process, and how many   S  processes that share one copy (machine.shard)
+"""
+import contextlib
+import math
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+# ---- the device ----
+
+def check_device(device):
+    """Stop a device that this machine does not have."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        raise ValueError(f"device {device}: this machine has none; use cpu")
+    return device
+
+
+def choose_device(machine):
+    """(device, dtype of the products or None for float32, one line that says why) for the settings `machine`."""
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = best if machine.device == "auto" else check_device(machine.device)
+    if device == "cuda":
+        fast, name = torch.cuda.is_bf16_supported(), torch.cuda.get_device_name()
+    elif device == "cpu":
+        fast, name = torch.ops.mkldnn._is_mkldnn_bf16_supported(), f"{torch.get_num_threads()} threads"
+    else:
+        fast, name = False, "Apple"
+    why = "the device is good at it" if fast else "the device has no fast bfloat16"
+    if machine.dtype != "auto":
+        fast, why = machine.dtype == "bfloat16", "as set"
+    kind = "bfloat16 products, float32 weights" if fast else "float32"
+    return device, torch.bfloat16 if fast else None, f"{device} ({name}), {kind}: {why}"
+
+
+def can_compile(device):
+    """Whether torch.compile works here. It needs a C++ compiler for the CPU, Triton for a GPU; says so where it cannot."""
+    try:
+        torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
+        return True
+    except Exception as e:              # whatever it is, the program can do without
+        cause = " ".join(str(e).split())[:150]
+        print(f"compile: not possible here, going on without ({type(e).__name__}: {cause})", file=sys.stderr)
+        return False
+
+
+# ---- start and end ----
+
+def place():
+    """(rank, world)"""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def start(device, timeout):
+    """Join the processes that the launcher started. Numbers on the CPU travel by gloo, tensors on GPUs by NCCL.
+
+    A collective that waits for a lost process gives up after 2 `timeout` seconds. Watch speaks after one, and it knows names.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        return
+    if device == "cuda":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(f"process {local} of this machine has no GPU of its own, there are {gpus}; "
+                             f"use torchrun --nproc_per_node={gpus}")
+        torch.cuda.set_device(local)
+    store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+    store = dist.PrefixStore(meet(store, rank, world, timeout), store)
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=2 * timeout))
+    global watch
+    watch = Watch(store.clone(), rank, world, timeout)
+    watch.start()
+    if rank:
+        sys.stdout = open(os.devnull, "w")              # process 0 prints; errors go to stderr from everywhere
+
+
+def alongside(program):
+    """Run `program`, then end this process. At one process: just run it.
+
+    A neighbour that was lost is one line, as other errors are. Gloo's threads can outlive Python's and abort the process
+    on its way out (PyTorch issue 190489), so it leaves at once.
+    """
+    try:
+        program()
+        message = None
+    except (OSError, ValueError, RuntimeError) as e:
+        message = " ".join(str(e).split())[:500]
+        of_gloo = type(e) is RuntimeError and ("Connection" in message or "gloo" in message)
+        lost = isinstance(e, dist.DistError) or of_gloo
+        if lost:
+            message = ("another process is lost, see what it says; torchrun --max-restarts=N goes on from the last "
+                       f"checkpoint: {message}")
+        if not dist.is_initialized() or isinstance(e, RuntimeError) and not lost:
+            raise OSError(message) if lost else e
+    if dist.is_initialized():
+        if message:
+            sys.stderr.write(f"error: rank {place()[0]}: {message}\n")
+        else:
+            dist.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(1 if message else 0)
+
+
+# ---- the state of a model, shared ----
+
+def shard(model, machine, dtype, device):
+    """Keep 1/S of the rows of each parameter here (FSDP2).
+
+    Around its use a block's rows are gathered, in `dtype` if one is given; weights, gradient sums and moments stay
+    float32, as in BLOOM's BF16 optimizer. S < world makes world / S copies (hybrid sharding): gathering stays inside a
+    group of S neighbours, a node say, and only gradients cross. S = 1 copies the whole model (DDP).
+    """
+    world = place()[1]
+    if world == 1:
+        return
+    from torch.distributed.fsdp import (  # a second of imports, for several processes only
+        MixedPrecisionPolicy,
+        fully_shard,
+    )
+    S = machine.shard or world
+    if world % S:
+        raise ValueError(f"machine.shard={S} does not divide {world} processes; "
+                         f"use a divisor of {world}, or none to share the state among all")
+    shape, names = ((world // S, S), ("copies", "rows")) if S < world else ((world,), ("rows",))
+    mesh = dist.init_device_mesh(device, shape, mesh_dim_names=names)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in (*model.blocks, model):               # what is in no block, a tied embedding above all, belongs to the root
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        module.set_force_sum_reduction_for_comms(True)  # the loss is divided by the tokens of the whole batch: sums, not means
+        module.set_gradient_divide_factor(1.0)
+
+
+def before_backward(model, last):
+    """How gradients of several micro-batches are added up. Each is summed over a group of S at once, in float32, into the
+    rows kept here, so memory stays that of a shard. The sum over the copies needs no memory and waits for the `last` one."""
+    if place()[1] > 1:
+        model.set_requires_all_reduce(last)
+
+
+def clip(model, most):
+    """Global gradient norm before it is clipped to `most`."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def parameters(model):
+    """{name: parameter} as they are kept here. After an evaluation FSDP has the root's gathered: those are other tensors."""
+    if hasattr(model, "reshard"):
+        model.reshard()
+    return dict(model.named_parameters())
+
+
+def local_rows(p):
+    """(the rows of parameter `p` that are kept here, number of the first): torch.chunk's pieces, or all of it."""
+    if not hasattr(p, "to_local"):
+        return p, 0
+    mesh = p.device_mesh
+    return p.to_local(), min(len(p), mesh.get_local_rank("rows") * math.ceil(len(p) / mesh["rows"].size()))
+
+
+# ---- sums and agreement ----
+
+def total(x):
+    """Sum of `x`, numbers or a tensor, over the processes, as a tensor on the CPU."""
+    x = x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(x)
+    return x
+
+
+def together(action):
+    """Do `action` on every process; if it fails on one, it fails on all of them."""
+    result = error = None
+    try:
+        result = action()
+    except (OSError, ValueError) as e:
+        error = e
+        if place()[0]:                                  # process 0 prints its own error; of this one it learns only the number
+            print(f"rank {place()[0]}: {e}", file=sys.stderr, flush=True)
+    failed = int(total(error is not None))
+    if failed:
+        raise error or OSError(f"{failed} other process{'es' if failed > 1 else ''} failed; see there")
+    return result
+
+
+def once(action):
+    """Do `action` on process 0 while the others wait."""
+    together(action if place()[0] == 0 else lambda: None)
+
+
+# ---- who is there, who hangs ----
+# The processes talk through a small key-value store that the launcher keeps (a torch.distributed.Store). A process that
+# waits for a lost neighbour inside a collective can still read it.
+
+def meet(store, rank, world, timeout):
+    """Wait for all `world` processes; returns a prefix for the keys of this start of the program, the same on each of them.
+
+    torchrun keeps one store through its restarts, so what earlier processes wrote is still there, the addresses of the
+    dead included (PyTorch issue 135712). Its restart count may differ between machines. So every process writes a new
+    name; process 0 answers each name it finds with its own name, also those of the dead, until each number has confirmed.
+    """
+    name, until = uuid.uuid4().hex, time.monotonic() + timeout
+    store.set(f"hello/{rank}", name)
+    if rank:
+        try:
+            store.wait([f"answer/{name}"], timedelta(seconds=timeout))
+        except RuntimeError as e:
+            raise OSError(f"process 0 has not come within {timeout:g} s (machine.timeout): {e}") from e
+        start = store.get(f"answer/{name}").decode()
+        store.set(f"{start}/{rank}", "here")
+        return start
+    while missing := [r for r in range(1, world) if not store.check([f"{name}/{r}"])]:
+        if time.monotonic() > until:
+            raise OSError(f"only {world - len(missing)} of {world} processes have come within {timeout:g} s "
+                          f"(machine.timeout); missing: rank {', '.join(map(str, missing))}")
+        for r in missing:
+            if store.check([f"hello/{r}"]):
+                store.set(f"answer/{store.get(f'hello/{r}').decode()}", name)
+        time.sleep(0.05)
+    return name
+
+
+watch = None        # the Watch of this process, if there are several
+
+
+def at(what):
+    """Note what this process does now. At one process nobody wants to know."""
+    if watch:
+        watch.what, watch.count, watch.since = what, watch.count + 1, time.monotonic()
+
+
+class Watch(threading.Thread):
+    """Ends this process when nothing has moved for `timeout` seconds, and names who is to blame; the launcher starts it again.
+
+    A collective waits for the slowest process without a word. So this thread writes a tick, and what the process does,
+    to the store. A process whose tick stands still is frozen or gone. Otherwise the one with the fewest at()s holds up
+    the rest.
+    """
+    def __init__(self, store, rank, world, timeout):
+        super().__init__(daemon=True)
+        self.store, self.rank, self.world, self.timeout = store, rank, world, timeout
+        self.every = min(10, timeout / 5)
+        self.what, self.count, self.since, self.tick = "starting", 0, time.monotonic(), 0
+        self.tell()
+
+    def tell(self):
+        self.tick += 1
+        who = f"{socket.gethostname()}, pid {os.getpid()}"
+        self.store.set(f"watch/{self.rank}", f"{self.tick}|{self.count}|{who}|{self.what}")
+
+    def ask(self):
+        """[(tick, count of at()s, who, what)] of every process."""
+        found = []
+        for r in range(self.world):
+            tick, count, who, what = self.store.get(f"watch/{r}").decode().split("|", 3)
+            found.append((int(tick), int(count), f"rank {r} ({who})", what))
+        return found
+
+    def run(self):
+        while time.monotonic() - self.since < self.timeout + self.rank:     # the first to see it speaks; the launcher ends the rest
+            with contextlib.suppress(RuntimeError):                         # the store may be gone when all is over
+                self.tell()
+            time.sleep(self.every)
+        try:
+            blame = "; ".join(self.to_blame())
+        except RuntimeError as e:
+            blame = f"the launcher's store does not answer: {e}"
+        print(f"error: nothing has moved for {self.timeout:g} s (machine.timeout): {blame}. "
+              f"Rank {self.rank} is at {self.what}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    def to_blame(self):
+        before = self.ask()
+        for _ in range(3):
+            time.sleep(self.every)
+            self.tell()
+        now = self.ask()
+        frozen = [(who, what) for (tick, _, who, what), (was, *_) in zip(now, before) if tick == was]
+        if frozen:
+            return [f"{who} does not answer any more, it was at {what}" for who, what in frozen]
+        counts = [count for _, count, _, _ in now]
+        if min(counts) < max(counts):
+            return [f"{who} is stuck at {what}" for _, count, who, what in now if count == min(counts)]
+        return ["every process is at the same place: one of them is slow there, or the network is down"]
+
+
+@contextlib.contextmanager
+def rehearsal(world):
+    """Be process 0 of `world` without the others. Yields a mode in which tensors have no memory, and a function
+    (model, optimizer) -> PyTorch's memory tracker."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker, MemTracker
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    try:
+        yield FakeTensorMode(allow_non_fake_inputs=True), FSDPMemTracker if world > 1 else lambda *_: MemTracker()
+    finally:
+        dist.destroy_process_group()
