@@ -3,9 +3,10 @@
     runs/NAME/config.json  log.jsonl  tokenizer/
     runs/NAME/checkpoints/0000200/   model/*.safetensors   optimizer/*.safetensors   state.json   done
 
-Each process writes the rows it keeps and reads the rows it needs, so M processes can go on from what N processes saved.
-`done` is written last, with the size and SHA-256 of every other file. A folder without it is not a checkpoint, and a
-checkpoint with a file that differs is refused by name. RunFolder answers every question about the folder of a run.
+Each process writes the rows it keeps and reads the rows it needs, so M processes can go on from what N
+processes saved. `done` is written last, with the size and SHA-256 of every other file. A folder without it
+is not a checkpoint, and a checkpoint with a file that differs is refused by name. RunFolder answers every
+question about the folder of a run.
 """
 import contextlib
 import json
@@ -30,7 +31,8 @@ class Unusable(ValueError):
 # ---- write ----
 
 def moments(model, optimizer):
-    """AdamW's state as a flat {"name.exp_avg": tensor}, made if the optimizer has not stepped yet; loading fills it in place."""
+    """AdamW's state as a flat {"name.exp_avg": tensor}, made if the optimizer has not stepped yet; loading
+    fills it in place."""
     flat = {}
     for name, p in parallel.parameters(model).items():
         state = optimizer.state[p]
@@ -43,7 +45,8 @@ def moments(model, optimizer):
 
 
 def read_back(folder, files):
-    """[size, SHA-256 in hexadecimal] of each of `files`, zeros where one cannot be read. The processes share the reading."""
+    """[size, SHA-256 in hexadecimal] of each of `files`, zeros where one cannot be read. The processes
+    share the reading."""
     rank, world = parallel.place()
     table = torch.zeros(len(files), 33, dtype=torch.int64)
     for i in range(rank, len(files), world):
@@ -54,9 +57,13 @@ def read_back(folder, files):
 
 
 def seal(folder, state):
-    """Make a folder whose tensors are written a checkpoint: state.json, then `done` with size and SHA-256 of every file."""
+    """Make a folder whose tensors are written a checkpoint: state.json, then `done` with size and SHA-256
+    of every file."""
     parallel.once(lambda: config.write_json(f"{folder}/state.json", state))
-    files = sorted(os.path.relpath(os.path.join(at, f), folder) for at, _, names in os.walk(folder) for f in names)
+    files = []
+    for at, _, names in os.walk(folder):
+        files += [os.path.relpath(os.path.join(at, name), folder) for name in names]
+    files.sort()
     same_everywhere = parallel.total(len(files)) == len(files) * parallel.place()[1]
     facts = read_back(folder, files) if same_everywhere else [[0]]
     if not all(size for size, *_ in facts):
@@ -65,17 +72,18 @@ def seal(folder, state):
 
 
 def save(run, step, model, optimizer, state):
-    """Write checkpoint `step` of folder `run`; `state` is a dict of plain facts. All processes together. Where it fails on
-    one process it is an OSError on all of them, and nothing is left."""
+    """Write checkpoint `step` of folder `run`; `state` is a dict of plain facts. All processes together.
+    Where it fails on one process it is an OSError on all of them, and nothing is left."""
     import torch.distributed.checkpoint as dcp  # here and in load(): a second that only a run needs
     folder = f"{run}/checkpoints/{step:07d}"
-    parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))            # what an interrupted save left
+    parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))    # what an interrupted save left
     try:
-        for part, tensors in (("model", parallel.parameters(model)), ("optimizer", moments(model, optimizer))):
+        parts = {"model": parallel.parameters(model), "optimizer": moments(model, optimizer)}
+        for part, tensors in parts.items():
             writer = dcp.HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True)
             dcp.save(tensors, storage_writer=writer, no_dist=parallel.place()[1] == 1)
         seal(folder, {"step": step, **state})
-    except (OSError, dcp.api.CheckpointException) as e:         # a BaseException: it passes every `except Exception`
+    except (OSError, dcp.api.CheckpointException) as e:     # a BaseException: no `except Exception` takes it
         parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))
         cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e
         raise OSError(f"cannot save {folder}: {' '.join(str(cause).split())[:300]}") from e
@@ -89,8 +97,9 @@ def steps(run):
 
 
 def prune(run, keep, losses, newest):
-    """Delete all but the newest `keep` checkpoints and the best by `losses`, {step: validation loss}. Those after `newest`,
-    the one just written, are damaged ones: they stay. `done` goes first, so half a deletion is not a checkpoint."""
+    """Delete all but the newest `keep` checkpoints and the best by `losses`, {step: validation loss}. Those
+    after `newest`, the one just written, are damaged ones: they stay. `done` goes first, so half a deletion
+    is not a checkpoint."""
     there = [s for s in steps(run) if s <= newest]
     judged = [s for s in there if math.isfinite(losses.get(s, math.nan))]
     best = min(judged, key=losses.get, default=None)
@@ -132,17 +141,19 @@ def load(folder, model, optimizer=None):
             reader = dcp.HuggingFaceStorageReader(f"{folder}/{part}")
             dcp.load(tensors, storage_reader=reader, no_dist=parallel.place()[1] == 1)
         except dcp.api.CheckpointException as e:
-            raise Unusable(f"{folder}/{part} does not fit this model: {' '.join(str(e).split())[-200:]}") from e
+            cause = " ".join(str(e).split())[-200:]
+            raise Unusable(f"{folder}/{part} does not fit this model: {cause}") from e
     return config.read_json(f"{folder}/state.json")
 
 
 def newest(run, model, optimizer=None, step=None, say=print):
-    """Load checkpoint `step`, or the newest one that is whole, naming each one passed over. Returns its state, or None if
-    there is none."""
+    """Load checkpoint `step`, or the newest one that is whole, naming each one passed over. Returns its
+    state, or None if there is none."""
     there = steps(run)
     if step is not None:
         if step not in there:
-            raise ValueError(f"{run} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}")
+            has = ", ".join(map(str, there)) or "none"
+            raise ValueError(f"{run} has no checkpoint of step {step}; it has {has}")
         return load(f"{run}/checkpoints/{step:07d}", model, optimizer)
     for s in reversed(there):
         try:
@@ -150,7 +161,8 @@ def newest(run, model, optimizer=None, step=None, say=print):
         except (Unusable, FileNotFoundError) as e:
             say(f"checkpoint {s} is damaged, using the one before it: {e}")
     if there:
-        raise ValueError(f"none of the {len(there)} checkpoints of {run} can be read; move the folder away to start again")
+        raise ValueError(f"none of the {len(there)} checkpoints of {run} can be read; "
+                         "move the folder away to start again")
     return None
 
 
@@ -163,16 +175,49 @@ def read_log(path, upto=math.inf):
         with open(path, encoding="utf-8") as f:
             for n, line in enumerate(f, 1):
                 if line.endswith("\n"):
-                    with config.blame(f"{path}, line {n} is not a record; put the line right, or move the file away"):
+                    with config.blame(f"{path}, line {n} is not a record, mend it or move the file away"):
                         record = json.loads(line)
                         if record["step"] <= upto:
                             records.append(record)
     return records
 
 
+class Log:
+    """runs/NAME/log.jsonl, one object per line. Lines after step `step` are cut off: they will be written
+    again."""
+    def __init__(self, run, step):
+        self.path = f"{run}/log.jsonl"
+        self.records = read_log(self.path, step)
+        parallel.once(self.cut)
+
+    def cut(self):
+        with open(f"{self.path}.new", "w", encoding="utf-8") as f:
+            f.writelines(json.dumps(record) + "\n" for record in self.records)
+        os.replace(f"{self.path}.new", self.path)
+
+    def write(self, **record):
+        """Append a line, on process 0. On a full disk it is lost: a log is no reason to stop."""
+        self.records.append(record)
+        if parallel.place()[0]:
+            return
+        end = os.path.getsize(self.path)
+        try:
+            with open(self.path, "ab", buffering=0) as f:
+                line = json.dumps(record).encode() + b"\n"
+                if f.write(line) < len(line):
+                    raise OSError("no space is left")
+        except OSError as e:
+            os.truncate(self.path, end)             # not half a line
+            print(f"warning: cannot write {self.path}: {e}; a line is missing there")
+
+    def losses(self):
+        """{step: validation loss}"""
+        return {r["step"]: r["val"]["loss"] for r in self.records if "val" in r}
+
+
 class RunFolder:
-    """What the folder of a run says. `facts` is its config.json, `shape` its config.Model; `imported` is None for a run of
-    train.py, and says where the model comes from after convert.py import."""
+    """What the folder of a run says. `facts` is its config.json, `shape` its config.Model; `imported` is
+    None for a run of train.py, and says where the model comes from after convert.py import."""
     def __init__(self, path):
         self.path = path.rstrip("/")
         file = f"{self.path}/config.json"
@@ -185,7 +230,8 @@ class RunFolder:
             self.shape = config.Model(**self.facts["model"])
 
     def settings(self):
-        """The config.Config it was trained with; settings that were known under other names are left at their defaults."""
+        """The config.Config it was trained with; settings that were known under other names are left at
+        their defaults."""
         if self.imported:
             raise ValueError(f"{self.path} is an imported model: it does not say how it was trained")
         sections = {"optim": config.Optim, "run": config.Run, "data": config.Data, "machine": config.Machine}
@@ -204,29 +250,32 @@ class RunFolder:
         return steps(self.path)
 
     def check_data(self, manifest, folder):
-        """Stop if data folder `folder` with this manifest.json is not what the run was trained on, to the byte."""
+        """Stop if data folder `folder` with this manifest.json is not what the run was trained on, to the
+        byte."""
         if hashes(manifest) != self.facts.get("data_sha256"):
             raise ValueError(f"{self.path} was trained on other data than {folder} holds now")
 
     def check_tokenizer(self, facts, folder):
-        """Stop if the tokens of data folder `folder`, whose manifest has `facts` of its tokenizer, mean something else here."""
+        """Stop if the tokens of data folder `folder`, whose manifest has `facts` of its tokenizer, mean
+        something else here."""
         if facts != self.facts["tokenizer"]:
-            raise ValueError(f"{folder} was made with another tokenizer than that of {self.path}: its tokens mean something "
-                             f"else; prepare it with --tokenizer {self.path}/tokenizer")
+            raise ValueError(f"{folder} was made with another tokenizer than that of {self.path}: its tokens "
+                             f"mean something else; prepare it with --tokenizer {self.path}/tokenizer")
 
     def tokenizer(self):
-        """The tokenizer of the run. An imported model begins and ends a text as its own files say; in our training rows a
-        text follows the end of another."""
+        """The tokenizer of the run. An imported model begins and ends a text as its own files say; in our
+        training rows a text follows the end of another."""
         import tokenizer  # here: to train, only its files are copied
         found = tokenizer.load(f"{self.path}/tokenizer", imported=bool(self.imported))
         if tokenizer.fingerprint(found) != self.facts["tokenizer"]["fingerprint"]:
-            raise ValueError(f"{self.path}/tokenizer is not the one the model was trained with; put that one back")
+            raise ValueError(f"{self.path}/tokenizer is not the one of its training; put that one back")
         if self.imported:
             found.ends = set(self.imported["eos"])
         return found
 
     def load(self, device="cpu", dtype=torch.float32, step=None, say=print):
-        """(model, state) of the newest whole checkpoint or that of `step`; state["step"] is the one that was loaded."""
+        """(model, state) of the newest whole checkpoint or that of `step`; state["step"] is the one that
+        was loaded."""
         with torch.device("meta"):
             model = Transformer(self.shape).to(dtype)
         model.to_empty(device=device)
@@ -244,3 +293,29 @@ def open_run(path):
 def hashes(manifest):
     """{source: SHA-256 of its training tokens} of a data folder's manifest.json."""
     return {name: source["train"]["sha256"] for name, source in manifest["sources"].items()}
+
+
+def check_same_recipe(path, cfg, rows):
+    """{setting: [old, new]} of what changed since the run in folder `path` was last started. A run keeps
+    its recipe for life, so that config.json says what was trained: only settings of `machine` may change,
+    and run.tokens may grow. Any other change is a ValueError."""
+    if not os.path.exists(f"{path}/config.json"):
+        return {}
+    run = open_run(path)
+    if run.imported:
+        raise ValueError(f"{path} is an imported model; train.py goes on from it with init_from={path} "
+                         "and another run.name")
+    run.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
+    run.check_data(rows.manifest, rows.folder)
+    before, found = run.settings(), {}
+    for key, old, new in config.differences(config.plain(before), config.plain(cfg)):
+        of_machine = key.startswith("machine.") or key == "run.name"        # the folder may be renamed
+        longer = key == "run.tokens" and new > old
+        same_schedule = key == "optim.decay" and old is None and new == before.run.tokens < cfg.run.tokens
+        if not (of_machine or longer or same_schedule):
+            way = "use another run.name" + (", or a larger run.tokens" if key == "run.tokens" else "")
+            raise ValueError(f"{path} was trained with {key}={old}, now it is {new}: a run keeps its recipe; "
+                             f"{way}")
+        if "machine" in run.facts or not of_machine:    # older runs have no such section
+            found[key] = [old, new]
+    return found

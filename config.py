@@ -1,9 +1,9 @@
-"""Settings: typed dataclasses, config files, overrides. Below them stand the small things that every command uses.
+"""Settings: typed dataclasses, config files, overrides. Below them stands what every command uses.
 
     python train.py configs/llama.py size=7b run.name=try1 optim.lr=2e-4      (--optim.lr=2e-4 is the same)
 
-A config file is short Python with a function `config()`. It returns a Config for train.py (configs/bloom.py), or a
-corpus.recipe.Corpus for prepare.py (configs/data/sample.py). A wrong word stops the program before it starts.
+A config file is short Python with a function config(). It returns a Config for train.py (configs/bloom.py),
+or a corpus.recipe.Corpus for prepare.py (configs/data/sample.py).
 """
 import argparse
 import ast
@@ -38,9 +38,9 @@ class Model:
     eps: float                          # of the norms
     init_std: float
     context: int = 2048                 # tokens in a training row
-    vocab: int | None = None            # rows of the embedding; None: the tokenizer's entries, rounded up to 128
+    vocab: int | None = None            # rows of the embedding; None: the tokenizer's entries, up to 128 more
     kv_heads: int | None = None         # grouped-query attention; None: one key head per query head
-    mlp_dim: int | None = None          # width of the MLP; None: the papers', 4C or 8C/3 rounded up to 256
+    mlp_dim: int | None = None          # width of the MLP; None: the papers', see model.mlp_width
     theta: float = 10_000.0             # RoPE base
 
 
@@ -62,7 +62,7 @@ class Run:
     name: str                           # runs/NAME
     tokens: int                         # length of the run; the one setting of a run that may grow later
     batch: int                          # rows per step
-    ramp: tuple[int, int, int] | None = None    # batch size grows: (first rows, increment, rows until it is full)
+    ramp: tuple[int, int, int] | None = None    # (first rows per step, increment, rows until it is `batch`)
     seed: int = 42                      # BLOOM's
     eval_every: int = 1000              # steps
     eval_rows: int | None = None        # rows of each source's validation split; None: all of it
@@ -76,21 +76,22 @@ class Data:
 
 @dataclass
 class Machine:
-    """How this machine does the work. These settings may change at every restart of a run; all others are fixed for
-    the life of the run. Only `skip_steps` changes the result: an operator leaves out steps that spoil a run."""
+    """How this machine does the work. These settings may change at every restart of a run, all others are
+    fixed for its life. Only `skip_steps` changes the result: an operator leaves out steps that spoil a
+    run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     micro: int = 1                      # rows per forward pass: memory against speed
-    recompute: bool = False             # keep only each block's input for the backward pass: less memory, a third more work
+    recompute: bool = False             # keep only the blocks' inputs for the backward pass: more work
     compile: bool = False               # torch.compile each block
-    shard: int | None = None            # processes that share one copy of the state; None: all, 1: each has its own
-    timeout: int = 600                  # seconds without progress after which several processes end and name who hangs
-    prepare: str | None = None          # makes data/NAME if it is not there: a data config and settings for prepare.py
+    shard: int | None = None            # processes that share one copy of the state; None: all of them
+    timeout: int = 600                  # seconds without progress until the processes end and name who hangs
+    prepare: str | None = None          # how to make data/NAME: a data config and settings for prepare.py
     log_every: int = 10                 # steps
     save_every: int = 100               # steps; BLOOM's last choice, about 3 hours
     keep: int = 2                       # newest checkpoints to keep; the best one is always kept
-    bad_steps: int = 3                  # a step that is not finite is left out; this many in a row stop the run
-    skip_steps: str | None = None       # steps to leave out, as in "14:17" or "14:17,200:210", the last number excluded
+    bad_steps: int = 3                  # so many not finite steps in a row stop the run; one is left out
+    skip_steps: str | None = None       # steps to leave out, the last number excluded: "14:17,200:210"
 
 
 @dataclass
@@ -114,7 +115,8 @@ def load(path, overrides=()):
         spec.loader.exec_module(module)
         make, sizes = module.config, getattr(module, "SIZES", {})
     except (SyntaxError, AttributeError, ImportError, NameError, TypeError) as e:
-        raise ValueError(f"{path} is not a config file, it needs a function config(): {type(e).__name__}: {e}") from e
+        cause = f"{type(e).__name__}: {e}"
+        raise ValueError(f"{path} is not a config file, it needs a function config(): {cause}") from e
     pairs = [split_override(text) for text in overrides]
     sized = {key: value for key, value in pairs if key == "size" and sizes}
     if sized and sized["size"] not in sizes:
@@ -144,7 +146,7 @@ def override(cfg, key, text):
         at = getattr(at, section, None)
     known = list(keys(cfg))
     if key not in known:
-        near = [k for k in known if k.split(".")[-1] == name]           # a setting that lives in another section
+        near = [k for k in known if k.split(".")[-1] == name]           # it lives in another section
         near += difflib.get_close_matches(key, known, 1, 0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         raise ValueError(f"unknown setting {key!r}, {hint}")
@@ -183,13 +185,15 @@ def fit(value, kind):
         return float(value)
     elif origin is int and type(value) in (int, float) and value == value // 1:
         return int(value)
-    elif origin in (str, bool, type(None)) and type(value) is origin:
+    elif type(value) is kind:               # str, bool, None, a dataclass; True is not an int here
         return value
     raise TypeError(f"{value!r} is not of type {kind}")
 
 
 def described(kind):
-    """A type in words. described(Literal["a", "b"]) -> "one of a, b"; described(int | None) -> "int or None" """
+    """A type in words. described(Literal["a", "b"]) -> "one of a, b"; described(int | None) -> "int or
+    None"
+    """
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(typing.get_args(kind))}"
     if isinstance(kind, types.UnionType):
@@ -198,7 +202,8 @@ def described(kind):
 
 
 def parse(text, kind, key):
-    """`text` as a value of type `kind`; `key` is named if it is none. parse("1e9", int, "run.tokens") -> 1000000000"""
+    """`text` as a value of type `kind`; `key` is named if it is none. parse("1e9", int, "run.tokens") ->
+    1000000000"""
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
@@ -224,36 +229,37 @@ MAY_BE_ZERO = ("seed", "min_lr", "warmup", "weight_decay")
 def check_config(cfg):
     """Stop a Config that cannot run, naming the setting, the rule and the way out; returns it."""
     if not isinstance(cfg, Config):
-        raise ValueError(f"{cfg.name} is a data config, which prepare.py reads; train.py reads configs/bloom.py and llama.py")
+        raise ValueError(f"{cfg.name} is a data config, which prepare.py reads; use configs/bloom.py")
     m, o = cfg.model, cfg.optim
     for section in ("model", "optim", "run", "machine"):
         for key, value in vars(getattr(cfg, section)).items():
             if type(value) in (int, float) and key not in MAY_BE_ZERO and not value > 0:
                 raise ValueError(f"{section}.{key}={value}: it must be above 0")
     if o.min_lr > o.lr:
-        raise ValueError(f"optim.min_lr={o.min_lr} is above optim.lr={o.lr}: the learning rate would rise where it should "
-                         f"fall; set optim.min_lr={o.lr / 10:g}, say")
+        raise ValueError(f"optim.min_lr={o.min_lr} is above optim.lr={o.lr}: the learning rate would rise "
+                         f"where it should fall; set optim.min_lr={o.lr / 10:g}, say")
     if m.dim % m.heads:
-        raise ValueError(f"model.dim={m.dim} does not divide into {m.heads} heads; use {m.dim // m.heads * m.heads or m.heads}")
+        near = m.dim // m.heads * m.heads or m.heads
+        raise ValueError(f"model.dim={m.dim} does not divide into {m.heads} heads; use {near}")
     if m.position == "rope" and m.dim // m.heads % 2:
-        raise ValueError(f"model.dim={m.dim} over {m.heads} heads is an odd head width; RoPE turns pairs, use an even one")
+        raise ValueError(f"model.dim={m.dim} over {m.heads} heads is an odd head width; RoPE turns pairs")
     if m.heads % (m.kv_heads or 1):
         raise ValueError(f"model.heads={m.heads} is not a multiple of model.kv_heads={m.kv_heads}")
     steps_left_out(cfg.machine.skip_steps)
     for name in (cfg.run.name, cfg.data.name):
         if not name or os.path.basename(name) != name or name.startswith("."):
-            raise ValueError(f"the name {name!r} must be a plain folder name; it becomes runs/NAME or data/NAME")
+            raise ValueError(f"the name {name!r} must be a plain folder name, for runs/NAME or data/NAME")
     return cfg
 
 
 def steps_left_out(text):
     """machine.skip_steps as ranges. steps_left_out("14:17,200:210") -> [range(14, 17), range(200, 210)]"""
     ranges = []
-    for part in (text or "").split(",") if text else []:
+    for part in text.split(",") if text else []:
         first, _, end = part.partition(":")
-        if not (first.strip().isdecimal() and end.strip().isdecimal() and 0 < int(first) < int(end)):
-            raise ValueError(f"machine.skip_steps={text}: it must be ranges of steps, first:end with the end excluded, "
-                             "as in 14:17 or 14:17,200:210")
+        if not (first.isdecimal() and end.isdecimal() and 0 < int(first) < int(end)):
+            raise ValueError(f"machine.skip_steps={text}: it must be ranges of steps, first:end with the end "
+                             "excluded, as in 14:17 or 14:17,200:210")
         ranges.append(range(int(first), int(end)))
     return ranges
 
@@ -294,7 +300,7 @@ def sha256(path):
 
 @contextlib.contextmanager
 def blame(where):
-    """Say where an error comes from: `with blame(f"{path}, line {n}"): ...` for text that somebody else wrote."""
+    """Say where an error comes from: `with blame(f"{path}, line {n}"):` around what reads somebody's text."""
     try:
         yield
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:
@@ -303,7 +309,8 @@ def blame(where):
 
 
 class Parser(argparse.ArgumentParser):
-    """Options of a command. --help prints the file's docstring as it stands; a wrong option is one line, as other errors."""
+    """Options of a command. --help prints the file's docstring; a wrong option is one line, as other
+    errors."""
     def __init__(self, doc, **more):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
@@ -323,14 +330,13 @@ def number(least, most, kind=int):
     return read
 
 
-def time_left(began, done, total):
-    """ "0:01:30": at the speed since `began` (time.monotonic()), with `done` of `total` done."""
-    seconds = (time.monotonic() - began) / max(done, 1) * max(0, total - done)
+def duration(seconds):
+    """duration(90) -> "0:01:30" """
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def progress(what, total, every=5):
-    """A function to call with how many more are done. Every few seconds it writes a line with the time left to stderr."""
+    """A function to call with how many more are done. Every few seconds it prints the time left to stderr."""
     began = said = time.monotonic()
     done = 0
 
@@ -339,7 +345,8 @@ def progress(what, total, every=5):
         done += n
         if time.monotonic() - said > every:
             said = time.monotonic()
-            print(f"{what}: {done:,} of {total:,}   {time_left(began, done, total)} left", file=sys.stderr, flush=True)
+            left = duration((said - began) / done * max(0, total - done)) if done else "?"
+            print(f"{what}: {done:,} of {total:,}   {left} left", file=sys.stderr, flush=True)
     return tick
 
 
@@ -352,5 +359,6 @@ def command(main):
         sys.exit(141)
     except (ValueError, OSError) as e:
         rank = f"rank {os.environ['RANK']}: " if "RANK" in os.environ else ""
-        sys.stderr.write(f"error: {rank}{' '.join(str(e).split())}\n")      # one write: lines of several processes do not mix
+        line = " ".join(str(e).split())
+        sys.stderr.write(f"error: {rank}{line}\n")      # one write: lines of several processes do not mix
         sys.exit(1)

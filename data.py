@@ -1,9 +1,14 @@
-"""Token files to training rows. The order of the rows is a function of (data, seed, row number) and of nothing else, so any number
-of processes, any micro-batch, any stop and restart read the same rows. Read it from permuted() to Rows.
+"""Token files to training rows. Which row comes when is a function of (data, seed, row number) and nothing
+else.
+
+So any number of processes, any micro-batch, any stop and restart read the same rows. Sources are mixed here,
+and only here: every CYCLE rows hold each source's share exactly, in a random order. Inside a source each
+window of tokens comes once per epoch. Read it from permuted() to Rows.
+
+    python data.py whence runs/bloom-toy step=200        # which documents a training step has read
 
 Letters: B rows   T tokens in a row (model.context)
 """
-import functools
 import math
 import os
 
@@ -12,23 +17,25 @@ import numpy as np
 import config
 
 IGNORE = -100           # target of a position that is not scored: what torch's cross entropy leaves out
-CYCLE = 65_536          # rows after which every source has had exactly its share; their order is the only list that is written down
+CYCLE = 65_536          # rows after which every source has had exactly its share
 
 
 def permuted(i, n, key):
-    """Number `i` (an array of ints below n) of a random order of 0 ... n-1 that is never written down: 10^8 rows cost no memory.
+    """Number `i` (an array of ints below n) of a random order of 0 ... n-1. The order is computed, not
+    stored.
 
-    A Feistel network permutes the next power of four above n; numbers that land outside [0, n) go through it again
-    (Black and Rogaway 2002). `key` is a tuple of ints, hashed into the round keys.
+    A Feistel network permutes the next power of four above n; numbers that land outside [0, n) go through it
+    again (Black and Rogaway 2002). `key` is a tuple of ints, hashed into the round keys.
     """
     half = max(1, math.ceil(math.log2(max(n, 2)) / 2))
-    mask, rounds = np.uint64(2 ** half - 1), np.random.SeedSequence(key).generate_state(6, np.uint64)
+    mask = np.uint64(2 ** half - 1)
+    rounds = np.random.SeedSequence(key).generate_state(6, np.uint64)
     x = np.atleast_1d(np.asarray(i)).astype(np.uint64)
 
     def once(x):
         left, right = x >> np.uint64(half), x & mask
         for k in rounds:
-            h = (right + k) * np.uint64(0x9E3779B97F4A7C15)                 # products wrap around: that is the mixing
+            h = (right + k) * np.uint64(0x9E3779B97F4A7C15)         # products wrap: that mixes the bits
             h = (h ^ (h >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
             left, right = right, left ^ ((h >> np.uint64(40)) & mask)
         return left << np.uint64(half) | right
@@ -39,7 +46,8 @@ def permuted(i, n, key):
 
 
 def batch_at(seen, run):
-    """Rows in the step that starts after `seen` rows: run.batch, or BLOOM's ramp up to it (first, increment, rows until it is full)."""
+    """Rows in the step that starts after `seen` rows: run.batch, or BLOOM's ramp up to it (first,
+    increment, rows until it is full)."""
     if run.ramp is None or seen > run.ramp[2]:
         return run.batch
     first, increment, until = run.ramp
@@ -71,11 +79,13 @@ def steps_in(run, T):
 
 
 class Split:
-    """One source's token file as windows of T tokens, each with the token after it; the last one is filled up with IGNOREd targets."""
+    """One source's token file as windows of T tokens, each with the token after it. The last window is filled
+    up with IGNOREd targets."""
     def __init__(self, path, dtype, tokens, T):
-        size = os.path.getsize(path) if os.path.exists(path) else -1
-        if size != tokens * np.dtype(dtype).itemsize:
-            raise ValueError(f"{path} has {max(size, 0):,} bytes where the manifest says {tokens * np.dtype(dtype).itemsize:,}; delete its data folder and prepare it again")
+        size, wanted = os.path.getsize(path) if os.path.exists(path) else 0, tokens * np.dtype(dtype).itemsize
+        if size != wanted:
+            raise ValueError(f"{path} has {size:,} bytes where the manifest says {wanted:,}; "
+                             "delete its data folder and prepare it again")
         self.tokens, self.T = np.memmap(path, dtype, "r") if tokens else np.empty(0, dtype), T
         self.windows = math.ceil(max(0, tokens - 1) / T)
 
@@ -87,42 +97,66 @@ class Split:
         return x, y
 
 
+def shares(manifest, given, splits, folder):
+    """(sources,) the share of the rows of each source: data.weights, or the manifest's weights, or by
+    size."""
+    sources = manifest["sources"]
+    for name in given or ():
+        if name not in sources:
+            raise ValueError(f"data.weights names {name!r}; {folder} has {', '.join(sources)}")
+    if given is None and all(source["weight"] is not None for source in sources.values()):
+        given = {name: source["weight"] for name, source in sources.items()}
+    if given is None:
+        given = {name: len(split.tokens) for name, split in zip(sources, splits)}
+    weights = [given.get(name, 0) if split.windows else 0 for name, split in zip(sources, splits)]
+    weights = np.array(weights, float)
+    if not (weights >= 0).all() or not weights.sum() > 0:
+        raise ValueError(f"weights {given}: they must not be negative, and one must be above 0")
+    return weights / weights.sum()
+
+
+def quotas(weights):
+    """(sources,) rows of each source in a CYCLE, by largest remainder. A source with any weight gets one at
+    least."""
+    exact = weights * CYCLE
+    quota = np.maximum(exact.astype(int), weights > 0)
+    for s in np.argsort(quota - exact)[:max(0, CYCLE - quota.sum())]:
+        quota[s] += 1
+    quota[quota.argmax()] += CYCLE - quota.sum()
+    return quota
+
+
 class Rows:
     """Rows of data/NAME for a Config. `sources` are their names; `weights` their shares of the rows."""
     def __init__(self, cfg):
         self.run, self.T, self.folder = cfg.run, cfg.model.context, f"data/{cfg.data.name}"
-        self.manifest = m = read_manifest(self.folder)
-        self.sources = list(m["sources"])
-        self.train, self.val = ([Split(f"{self.folder}/tokens/{s}/{split}.bin", m["dtype"], m["sources"][s][split]["tokens"], self.T)
-                                 for s in self.sources] for split in ("train", "val"))
-        self.val_bytes = [m["sources"][s]["val"]["bytes"] for s in self.sources]
+        self.manifest = read_manifest(self.folder)
+        self.sources = list(self.manifest["sources"])
+        self.train, self.val = self.splits("train"), self.splits("val")
+        self.val_bytes = [source["val"]["bytes"] for source in self.manifest["sources"].values()]
         total = sum(len(s.tokens) for s in self.train)
         if total < self.T + 1:
-            raise ValueError(f"{self.folder} has {total:,} training tokens; one row of model.context={self.T} needs {self.T + 1:,}: add text, or use a shorter context")
-        given = cfg.data.weights
-        for name in given or ():
-            if name not in self.sources:
-                raise ValueError(f"data.weights names {name!r}; {self.folder} has {', '.join(self.sources)}")
-        if given is None and all(m["sources"][s]["weight"] is not None for s in self.sources):
-            given = {s: m["sources"][s]["weight"] for s in self.sources}
-        weights = np.array([len(s.tokens) if given is None else given.get(n, 0) if s.windows else 0 for n, s in zip(self.sources, self.train)], float)
-        if not (weights >= 0).all() or not weights.sum() > 0:
-            raise ValueError(f"weights {given}: they must not be negative, and one must be above 0")
-        self.weights = weights / weights.sum()
-        # rows of each source in a CYCLE, by largest remainder; a source with any weight gets one
-        exact = self.weights * CYCLE
-        self.quota = np.maximum(exact.astype(int), self.weights > 0)
-        for s in np.argsort(self.quota - exact)[:max(0, CYCLE - self.quota.sum())]:
-            self.quota[s] += 1
-        self.quota[self.quota.argmax()] += CYCLE - self.quota.sum()
-        self.cycle = functools.lru_cache(2)(self.cycle)
+            raise ValueError(f"{self.folder} has {total:,} training tokens; one row of model.context={self.T} "
+                             f"needs {self.T + 1:,}: add text, or shorten the context")
+        self.weights = shares(self.manifest, cfg.data.weights, self.train, self.folder)
+        self.quota = quotas(self.weights)
+        self.cycles = {}                # the last two cycles that were computed: a step can touch two
+
+    def splits(self, part):
+        dtype, sources = self.manifest["dtype"], self.manifest["sources"]
+        return [Split(f"{self.folder}/tokens/{name}/{part}.bin", dtype, sources[name][part]["tokens"], self.T)
+                for name in self.sources]
 
     def cycle(self, c):
-        """Cycle `c` of the run: the source of each of its CYCLE rows, and how many rows of that source came before it in the cycle."""
-        sources = np.random.default_rng([self.run.seed, c]).permutation(np.repeat(np.arange(len(self.quota)), self.quota))
-        rank = np.empty(CYCLE, np.int64)
-        rank[np.argsort(sources, kind="stable")] = np.concatenate([np.arange(q) for q in self.quota])
-        return sources, rank
+        """Cycle `c` of the run: the source of each of its CYCLE rows, and how many rows of that source came
+        before it in the cycle."""
+        if c not in self.cycles:
+            sources = np.repeat(np.arange(len(self.quota)), self.quota)
+            sources = np.random.default_rng([self.run.seed, c]).permutation(sources)
+            rank = np.empty(CYCLE, np.int64)
+            rank[np.argsort(sources, kind="stable")] = np.concatenate([np.arange(q) for q in self.quota])
+            self.cycles = {k: v for k, v in self.cycles.items() if k == c - 1} | {c: (sources, rank)}
+        return self.cycles[c]
 
     def where(self, rows):
         """Row numbers of the run (array) to their (source, number within the source)."""
@@ -136,7 +170,8 @@ class Rows:
         return source, number
 
     def windows(self, rows):
-        """Row numbers to (source, epoch, window): each window once per epoch of its source, each epoch in a new order."""
+        """Row numbers to (source, epoch, window): each window once per epoch of its source, each epoch in a
+        new order."""
         source, number = self.where(rows)
         n = np.array([s.windows for s in self.train])[source]
         epoch, window = np.divmod(number, np.maximum(n, 1))
@@ -146,12 +181,15 @@ class Rows:
         return source, epoch, window
 
     def rows(self, step, rank=0, world=1):
-        """(x, y, which, valid) of `step`: what process `rank` of `world` reads of it, two (B, T) int64 arrays; then of the whole step
-        the rows' names as an array of (source, epoch, window), and the number of targets that are scored.
+        """What process `rank` of `world` reads in `step`: (x, y, which, valid).
 
-        Each process has the same B: where the rows do not divide, the last ones get rows without a target."""
+        x, y are two (B, T) int64 arrays; B is the same on each process, and where the rows do not divide, the
+        last processes get rows without a target. `which` (rows of the whole step, 3) names them: (source,
+        epoch, window). `valid` is the number of targets of the whole step that are scored.
+        """
         first, end = rows_before(step, self.run), rows_before(step + 1, self.run)
-        source, epoch, window = which = np.stack(self.windows(np.arange(first, end)))
+        which = np.stack(self.windows(np.arange(first, end)))
+        source, _, window = which
         B = math.ceil((end - first) / world)
         mine = slice(rank * B, (rank + 1) * B)
         x, y = self.read([(self.train[s], w) for s, w in zip(source[mine], window[mine])], B)
@@ -169,15 +207,19 @@ class Rows:
         """{source: (tokens read before `step`, epochs)} without reading anything."""
         full, rest = divmod(rows_before(step, self.run), CYCLE)
         counts = full * self.quota + np.bincount(self.cycle(full)[0][:rest], minlength=len(self.sources))
-        return {name: (int(c) * self.T, round(int(c) / max(1, s.windows), 3)) for name, c, s in zip(self.sources, counts, self.train)}
+        epochs = [round(int(n) / max(1, split.windows), 3) for n, split in zip(counts, self.train)]
+        return {name: (int(n) * self.T, e) for name, n, e in zip(self.sources, counts, epochs)}
 
 
 def read_manifest(folder):
+    """manifest.json of data folder `folder`."""
     if not os.path.exists(f"{folder}/manifest.json"):
-        raise ValueError(f"there is no prepared data in {folder}; make it with python prepare.py --input PATH... --name {os.path.basename(folder)}")
+        raise ValueError(f"there is no prepared data in {folder}; make it with "
+                         f"python prepare.py --input PATH --name {os.path.basename(folder)}")
     return config.read_json(f"{folder}/manifest.json")
 
 
 if __name__ == "__main__":
+    # not core: it only runs when this file is the command
     from corpus import whence
     config.command(whence.main)

@@ -8,11 +8,11 @@
     embed_norm  LayerNorm after lookup   none
     tied        head = embedding         head of its own
 
-Read it from the equations to the whole: norms, MLPs, positions, attention and loss are functions of plain tensors.
-Then come the modules that hold the weights, the Transformer, the cache, the initial weights.
+Read it from the equations to the whole: norms, MLPs, positions, attention and loss are functions of plain
+tensors. Then come the modules that hold the weights, the Transformer, the cache, the initial weights.
 
-Letters: B batch   T tokens   C model width   H heads   K key heads   D head width (C // H)   F mlp width   V vocabulary
-         S keys seen
+Letters: B batch   T tokens   C model width   H heads   K key heads   D head width (C // H)   V vocabulary
+         S keys seen   n rows
 """
 import hashlib
 import math
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 LOGITS = 2 ** 27        # float32 logits that the loss holds at once: 512 MiB; more are computed in chunks
-EXTRA = 8               # coordinates ALiBi adds to a head: three are used, attention kernels like multiples of 8
+EXTRA = 8               # coordinates ALiBi adds to a head: three are used, kernels like multiples of 8
 DRAWS = 2 ** 20         # initial weights drawn at once: a block of rows, with a random generator of its own
 
 
@@ -35,7 +35,7 @@ def layer_norm(x, weight, bias, eps):
 
 
 def rms_norm(x, weight, eps):
-    """x / rms(x) * weight over the last axis, float32 inside (LLaMA, section 2.2; Zhang and Sennrich 2019)."""
+    """x / rms(x) * weight over the last axis; float32 inside (LLaMA, section 2.2)."""
     y = x.float()                                       # squares overflow in half precision
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
     return (y * weight.float()).type_as(weight)
@@ -52,11 +52,11 @@ def swiglu(gate, x):
 
 
 def rope(x, pos, theta=10_000.0):
-    """Turn each pair (i, i + D/2) of x (B, H, T, D) by the angle pos * theta^(-2i/D), `pos` (B or 1, T) (Su et al. 2021).
+    """Turn each pair (i, i + D/2) of x (B, H, T, D) by the angle pos * theta^(-2i/D); `pos` (B or 1, T).
 
-    If q and k are both turned, their product depends on the distance of their positions only. Pairs are half a head
-    apart, as in Hugging Face's checkpoints. Meta's pair neighbours (2i, 2i+1), which is the same model with the rows of
-    the q and k matrices in another order.
+    If q and k are both turned, their product depends on the distance of their positions only (Su et al.
+    2021). Pairs are half a head apart, as in Hugging Face's checkpoints. Meta's pair neighbours (2i, 2i+1),
+    which is the same model with the rows of the q and k matrices in another order.
     """
     D = x.shape[-1]
     angle = pos.float().unsqueeze(-1) * theta ** (-torch.arange(0, D, 2, device=x.device).float() / D)
@@ -68,8 +68,8 @@ def rope(x, pos, theta=10_000.0):
 def alibi_slopes(H):
     """(H,) one slope per head (ALiBi, section 3). H need not be a power of two: BLOOM has 112 heads.
 
-    A power of two takes the geometric sequence from 2^(-8/H). Otherwise the heads left over take every other slope
-    of the sequence twice as long. alibi_slopes(3) -> [1/16, 1/256, 1/4]
+    A power of two takes the geometric sequence from 2^(-8/H). Otherwise the heads left over take every
+    other slope of the sequence twice as long. alibi_slopes(3) -> [1/16, 1/256, 1/4]
     """
     p = 2 ** math.floor(math.log2(H))
     slopes = [2 ** (-8 * i / p) for i in range(1, p + 1)]
@@ -77,13 +77,15 @@ def alibi_slopes(H):
 
 
 def alibi(q, k, v, pos):
-    """q', k', v' with q'.k' = q.k + slope * j * sqrt(D) for a key at position j; `pos` (B or 1, T) has the j's.
+    """q', k', v' with q'.k' = q.k + slope * j * sqrt(D) for a key at position j; `pos` (B or 1, T) are the
+    j's.
 
-    ALiBi adds slope * (j - i) to the score of query i and key j. What is constant along a row of scores does not change
-    the softmax, so slope * j does the same. Here it is added by EXTRA more coordinates: 1 in each q, slope * j in each k.
-    So no (H, T, S) mask is needed, and every fused causal kernel works as it is. One bfloat16 number cannot tell the keys
-    near position 2048 apart, so three coordinates hold slope * j as a sum. v is padded to the same width. The factor
-    sqrt(D) is there because attention() divides the scores by it.
+    ALiBi adds slope * (j - i) to the score of query i and key j. What is constant along a row of scores
+    does not change the softmax, so slope * j does the same. Here it is added by EXTRA more coordinates: 1
+    in each q, slope * j in each k. So no (H, T, S) mask is needed, and every fused causal kernel works as
+    it is. One bfloat16 number cannot tell the keys near position 2048 apart, so three coordinates hold
+    slope * j as a sum. v is padded to the same width. The factor sqrt(D) is there because attention()
+    divides the scores by it.
     """
     (B, H, T, D), K = q.shape, k.shape[1]
     bias = alibi_slopes(H).to(q.device).view(1, H, 1) * pos.unsqueeze(1) * math.sqrt(D)
@@ -98,26 +100,30 @@ def alibi(q, k, v, pos):
 
 
 def attention(q, k, v, mask=None, scale=None):
-    """softmax(q k^T * scale + mask) v for q (B, H, T, D), k and v (B, K, S, D); a scale of None is 1 / sqrt(D).
+    """softmax(q k^T * scale + mask) v for q (B, H, T, D), k and v (B, K, S, D). No scale means 1 / sqrt(D).
 
-    `mask` (B or 1, 1, T, S) is True where a query may look. None means causal, and then T must be S, or 1: the newest token.
+    `mask` (B or 1, 1, T, S) is True where a query may look. No mask means causal; then T is S, or 1 for the
+    newest token.
     """
     causal = mask is None and q.shape[2] > 1
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
 
 
 def cross_entropy(x, weight, targets, at_once=LOGITS):
-    """Sum over the rows of x (n, C) of -log softmax(x weight^T) at `targets` (n,), in nats; a target of -100 is not scored.
+    """Sum of -log softmax(x weight^T)[target], in nats, over the rows of x (n, C); targets (n,), -100: not
+    scored.
 
-    With BLOOM's 250,880 entries the logits of one row of 2048 tokens are 2 GiB in float32. If there are more than
-    `at_once`, they are computed chunk by chunk, and again in the backward pass.
+    With BLOOM's 250,880 entries the logits of one row of 2048 tokens are 2 GiB in float32. If there are
+    more than `at_once`, they are computed chunk by chunk, and again in the backward pass.
     """
     def part(x, targets):
         return F.cross_entropy(F.linear(x, weight).float(), targets, reduction="sum")
     rows = max(1, at_once // len(weight))
     if len(x) <= rows:
         return part(x, targets)
-    return sum(checkpoint(part, a, b, use_reentrant=False) for a, b in zip(x.split(rows), targets.split(rows)))
+    chunks = zip(x.split(rows), targets.split(rows))
+    return sum(checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks)
 
 
 # ---- the modules: what holds weights ----
@@ -166,7 +172,7 @@ MLP = {"gelu": GELU, "swiglu": SwiGLU}
 
 
 def mlp_width(kind, C):
-    """F of the papers: 4C, or 2/3 of it rounded up to 256 for SwiGLU, whose third matrix makes that cost the same."""
+    """The papers' width: 4C; for SwiGLU, which has a third matrix, 2/3 of that, rounded up to 256."""
     return {"gelu": 4 * C, "swiglu": 256 * math.ceil((8 * C // 3) / 256)}[kind]
 
 
@@ -196,7 +202,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """`recompute` keeps only the input for the backward pass and computes the rest again (Chen et al. 2016)."""
+    """`recompute` keeps only the input for the backward pass and computes the rest again."""
     def __init__(self, cfg, recompute=False):
         super().__init__()
         C, self.recompute = cfg.dim, recompute
@@ -204,7 +210,7 @@ class Block(nn.Module):
         self.attn = Attention(C, cfg.heads, cfg.kv_heads or cfg.heads, cfg.bias, cfg.position, cfg.theta)
         self.norm2 = NORM[cfg.norm](C, cfg.eps)
         self.mlp = MLP[cfg.mlp](C, cfg.mlp_dim or mlp_width(cfg.mlp, C), cfg.bias)
-        self.attn.out.residual = self.mlp.down.residual = True      # they write to the residual stream: init() scales them
+        self.attn.out.residual = self.mlp.down.residual = True      # init() scales what writes to the stream
 
     def forward(self, x, pos, mask=None, past=None):
         if self.recompute and torch.is_grad_enabled():
@@ -217,8 +223,8 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to logits. `cfg` is a config.Model with `vocab` set. Build it under torch.device("meta"), give it memory
-    with to_empty(), fill it with init() or a checkpoint."""
+    """Token ids to logits. `cfg` is a config.Model with `vocab` set. Build it under torch.device("meta"),
+    give it memory with to_empty(), fill it with init() or a checkpoint."""
     def __init__(self, cfg, recompute=False):
         super().__init__()
         self.cfg = cfg
@@ -229,7 +235,8 @@ class Transformer(nn.Module):
         self.head = None if cfg.tied else nn.Linear(cfg.dim, cfg.vocab, bias=False)
 
     def forward(self, ids, targets=None, cache=None, last=False):
-        """(B, T) ids to (B, T, V) logits, of the `last` token only if asked. With targets (B, T): to the sum of their losses."""
+        """(B, T) ids to (B, T, V) logits, or those of the `last` token. With targets (B, T): their summed
+        loss."""
         n, T = cache.n if cache else 0, ids.shape[1]
         pos, mask = places(n, T, cache.pad if cache else None, ids.device)
         x = self.embed_norm(self.embed(ids)).float()                # the residual stream is float32
@@ -260,11 +267,11 @@ def count(model):
 # ---- the cache ----
 
 class Cache:
-    """Keys and values of the `n` tokens seen, in memory for S tokens that is set aside once. `pad` (B,) is the number of
-    tokens of left padding in each row, or None."""
+    """Keys and values of the `n` tokens seen, in memory for S tokens that is set aside once. `pad` (B,) is
+    the number of tokens of left padding in each row, or None."""
     def __init__(self, cfg, B, S, pad=None, device=None, dtype=torch.float32):
         K, D = cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads
-        if cfg.position == "alibi":             # see alibi(): its coordinates, and a key head for each query head
+        if cfg.position == "alibi":             # see alibi(): its coordinates, no shared key heads
             K, D = cfg.heads, D + EXTRA
         self.cfg, self.n, self.pad = cfg, 0, pad
         self.k = torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype)
@@ -272,15 +279,16 @@ class Cache:
 
 
 def places(n, T, pad, device):
-    """(pos, mask) of T new tokens behind `n` cached ones: their positions (B or 1, T), and which keys they may see,
-    (B or 1, 1, T, S). The mask is None where it is plainly causal, which fused kernels know without a mask."""
+    """(pos, mask) of T new tokens behind `n` cached ones: their positions (B or 1, T), and which keys they
+    may see, (B or 1, 1, T, S). The mask is None where it is plainly causal, which fused kernels know
+    without a mask."""
     pos = torch.arange(n, n + T, device=device).unsqueeze(0)
     if pad is None and (n == 0 or T == 1):
         return pos, None
     key, query = torch.arange(n + T, device=device), pos.unsqueeze(-1)              # (S,), (1, T, 1)
     mask = key <= query
     if pad is not None:
-        mask = mask & (key >= pad.view(-1, 1, 1)) | (key == query)                  # padding sees itself, or softmax has nothing
+        mask = mask & (key >= pad.view(-1, 1, 1)) | (key == query)      # padding sees itself: no empty row
         pos = pos - pad.unsqueeze(1)
     return pos, mask.unsqueeze(1)
 
@@ -289,12 +297,13 @@ def places(n, T, pad, device):
 
 @torch.no_grad()
 def init(model, seed, local_rows=lambda p: (p, 0)):
-    """Normal(0, init_std) for matrices and embeddings, divided by sqrt(2 * layers) where they write to the residual
-    stream; biases 0, norms 1. `local_rows(p)` gives the rows of `p` that this process holds, and the number of the first.
+    """Normal(0, init_std) for matrices and embeddings, divided by sqrt(2 * layers) where they write to the
+    residual stream; biases 0, norms 1. `local_rows(p)` gives the rows of `p` that this process holds, and
+    the number of the first.
 
-    Each block of rows has a generator of its own, seeded by (seed, name, number). So the weights do not depend on the
-    number of processes, and a process that holds some rows draws little more than those: BLOOM-176B's embedding has
-    3.6 billion numbers.
+    Each block of rows has a generator of its own, seeded by (seed, name, number). So the weights do not
+    depend on the number of processes, and a process that holds some rows draws little more than those:
+    BLOOM-176B's embedding has 3.6 billion numbers.
     """
     for name, m in model.named_modules():
         if isinstance(m, (nn.Linear, nn.Embedding)):
@@ -316,7 +325,7 @@ def fill(rows, first, shape, std, name, draws=DRAWS):
     for i in range(first // n, math.ceil(end / n) if len(rows) else 0):
         digest = hashlib.sha256(f"{name} {i}".encode()).digest()
         seed = int.from_bytes(digest[:8], "little", signed=True)
-        generator = torch.Generator().manual_seed(seed)             # on the CPU: the same numbers on every device
+        generator = torch.Generator().manual_seed(seed)         # on the CPU: the same on every device
         block = torch.empty(min(n, shape[0] - i * n), shape[1]).normal_(0, std, generator=generator)
         a, b = max(first, i * n), min(end, i * n + len(block))
         rows[a - first:b - first] = block[a - i * n:b - i * n]

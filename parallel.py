@@ -2,9 +2,10 @@
 
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
 
-torchrun starts the program several times and says in the environment which copy is which. Each process holds some of
-the rows of every parameter, with their gradients and Adam's moments, and reads some of the rows of each batch (FSDP2;
-ZeRO stage 3, Rajbhandari et al. 2020). Order of reading: device, start, shard, sums and agreement, who hangs.
+torchrun starts the program several times and says in the environment which copy is which. Each process
+holds some of the rows of every parameter, with their gradients and Adam's moments, and reads some of the
+rows of each batch (FSDP2; ZeRO stage 3, Rajbhandari et al. 2020). Order of reading: device, start, shard,
+sums and agreement, who hangs.
 
 Letters: rank, world  this process, and how many   S  processes that share one copy (machine.shard)
 """
@@ -32,7 +33,8 @@ def check_device(device):
 
 
 def choose_device(machine):
-    """(device, dtype of the products or None for float32, one line that says why) for the settings `machine`."""
+    """(device, dtype of the products or None for float32, one line that says why) for the settings
+    `machine`."""
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = best if machine.device == "auto" else check_device(machine.device)
     if device == "cuda":
@@ -49,7 +51,8 @@ def choose_device(machine):
 
 
 def can_compile(device):
-    """Whether torch.compile works here. It needs a C++ compiler for the CPU, Triton for a GPU; says so where it cannot."""
+    """Whether torch.compile works here. It needs a C++ compiler for the CPU, Triton for a GPU; says so
+    where it cannot."""
     try:
         torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
         return True
@@ -67,9 +70,11 @@ def place():
 
 
 def start(device, timeout):
-    """Join the processes that the launcher started. Numbers on the CPU travel by gloo, tensors on GPUs by NCCL.
+    """Join the processes that the launcher started. Numbers on the CPU travel by gloo, tensors on GPUs by
+    NCCL.
 
-    A collective that waits for a lost process gives up after 2 `timeout` seconds. Watch speaks after one, and it knows names.
+    A collective that waits for a lost process gives up after 2 `timeout` seconds. Watch speaks after one,
+    and it knows names.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
@@ -82,19 +87,20 @@ def start(device, timeout):
     store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store = dist.PrefixStore(meet(store, rank, world, timeout), store)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=2 * timeout))
+    late = timedelta(seconds=2 * timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=late)
     global watch
     watch = Watch(store.clone(), rank, world, timeout)
     watch.start()
     if rank:
-        sys.stdout = open(os.devnull, "w")              # process 0 prints; errors go to stderr from everywhere
+        sys.stdout = open(os.devnull, "w")          # process 0 prints; errors go to stderr from everywhere
 
 
 def alongside(program):
     """Run `program`, then end this process. At one process: just run it.
 
-    A neighbour that was lost is one line, as other errors are. Gloo's threads can outlive Python's and abort the process
-    on its way out (PyTorch issue 190489), so it leaves at once.
+    A neighbour that was lost is one line, as other errors are. Gloo's threads can outlive Python's and
+    abort the process on its way out (PyTorch issue 190489), so it leaves at once.
     """
     try:
         program()
@@ -104,8 +110,8 @@ def alongside(program):
         of_gloo = type(e) is RuntimeError and ("Connection" in message or "gloo" in message)
         lost = isinstance(e, dist.DistError) or of_gloo
         if lost:
-            message = ("another process is lost, see what it says; torchrun --max-restarts=N goes on from the last "
-                       f"checkpoint: {message}")
+            message = ("another process is lost, see what it says; torchrun --max-restarts=N goes on from "
+                       f"the last checkpoint: {message}")
         if not dist.is_initialized() or isinstance(e, RuntimeError) and not lost:
             raise OSError(message) if lost else e
     if dist.is_initialized():
@@ -122,9 +128,10 @@ def alongside(program):
 def shard(model, machine, dtype, device):
     """Keep 1/S of the rows of each parameter here (FSDP2).
 
-    Around its use a block's rows are gathered, in `dtype` if one is given; weights, gradient sums and moments stay
-    float32, as in BLOOM's BF16 optimizer. S < world makes world / S copies (hybrid sharding): gathering stays inside a
-    group of S neighbours, a node say, and only gradients cross. S = 1 copies the whole model (DDP).
+    Around its use a block's rows are gathered, in `dtype` if one is given; weights, gradient sums and
+    moments stay float32, as in BLOOM's BF16 optimizer. S < world makes world / S copies (hybrid sharding):
+    gathering stays inside a group of S neighbours, a node say, and only gradients cross. S = 1 copies the
+    whole model (DDP).
     """
     world = place()[1]
     if world == 1:
@@ -140,15 +147,16 @@ def shard(model, machine, dtype, device):
     shape, names = ((world // S, S), ("copies", "rows")) if S < world else ((world,), ("rows",))
     mesh = dist.init_device_mesh(device, shape, mesh_dim_names=names)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for module in (*model.blocks, model):               # what is in no block, a tied embedding above all, belongs to the root
+    for module in (*model.blocks, model):       # what is in no block belongs to the root
         fully_shard(module, mesh=mesh, mp_policy=policy)
-        module.set_force_sum_reduction_for_comms(True)  # the loss is divided by the tokens of the whole batch: sums, not means
+        module.set_force_sum_reduction_for_comms(True)  # sums, not means: see train.gradients
         module.set_gradient_divide_factor(1.0)
 
 
 def before_backward(model, last):
-    """How gradients of several micro-batches are added up. Each is summed over a group of S at once, in float32, into the
-    rows kept here, so memory stays that of a shard. The sum over the copies needs no memory and waits for the `last` one."""
+    """How gradients of several micro-batches are added up. Each is summed over a group of S at once, in
+    float32, into the rows kept here, so memory stays that of a shard. The sum over the copies needs no
+    memory and waits for the `last` one."""
     if place()[1] > 1:
         model.set_requires_all_reduce(last)
 
@@ -160,14 +168,16 @@ def clip(model, most):
 
 
 def parameters(model):
-    """{name: parameter} as they are kept here. After an evaluation FSDP has the root's gathered: those are other tensors."""
+    """{name: parameter} as they are kept here. After an evaluation FSDP has the root's gathered: those are
+    other tensors."""
     if hasattr(model, "reshard"):
         model.reshard()
     return dict(model.named_parameters())
 
 
 def local_rows(p):
-    """(the rows of parameter `p` that are kept here, number of the first): torch.chunk's pieces, or all of it."""
+    """(the rows of parameter `p` that are kept here, number of the first): torch.chunk's pieces, or all of
+    it."""
     if not hasattr(p, "to_local"):
         return p, 0
     mesh = p.device_mesh
@@ -178,7 +188,10 @@ def local_rows(p):
 
 def total(x):
     """Sum of `x`, numbers or a tensor, over the processes, as a tensor on the CPU."""
-    x = x.detach().to("cpu", copy=True) if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.float64)
+    if isinstance(x, torch.Tensor):
+        x = x.detach().to("cpu", copy=True)
+    else:
+        x = torch.tensor(x, dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(x)
     return x
@@ -191,7 +204,7 @@ def together(action):
         result = action()
     except (OSError, ValueError) as e:
         error = e
-        if place()[0]:                                  # process 0 prints its own error; of this one it learns only the number
+        if place()[0]:                          # process 0 learns only how many failed
             print(f"rank {place()[0]}: {e}", file=sys.stderr, flush=True)
     failed = int(total(error is not None))
     if failed:
@@ -205,15 +218,17 @@ def once(action):
 
 
 # ---- who is there, who hangs ----
-# The processes talk through a small key-value store that the launcher keeps (a torch.distributed.Store). A process that
-# waits for a lost neighbour inside a collective can still read it.
+# The processes talk through a small key-value store that the launcher keeps (a torch.distributed.Store). A
+# process that waits for a lost neighbour inside a collective can still read it.
 
 def meet(store, rank, world, timeout):
-    """Wait for all `world` processes; returns a prefix for the keys of this start of the program, the same on each of them.
+    """Wait for all `world` processes; returns a prefix for the keys of this start of the program, the same
+    on each of them.
 
-    torchrun keeps one store through its restarts, so what earlier processes wrote is still there, the addresses of the
-    dead included (PyTorch issue 135712). Its restart count may differ between machines. So every process writes a new
-    name; process 0 answers each name it finds with its own name, also those of the dead, until each number has confirmed.
+    torchrun keeps one store through its restarts, so what earlier processes wrote is still there, the
+    addresses of the dead included (PyTorch issue 135712). Its restart count may differ between machines. So
+    every process writes a new name; process 0 answers each name it finds with its own name, also those of
+    the dead, until each number has confirmed.
     """
     name, until = uuid.uuid4().hex, time.monotonic() + timeout
     store.set(f"hello/{rank}", name)
@@ -246,11 +261,12 @@ def at(what):
 
 
 class Watch(threading.Thread):
-    """Ends this process when nothing has moved for `timeout` seconds, and names who is to blame; the launcher starts it again.
+    """Ends this process when nothing has moved for `timeout` seconds, and names who is to blame; the
+    launcher starts it again.
 
-    A collective waits for the slowest process without a word. So this thread writes a tick, and what the process does,
-    to the store. A process whose tick stands still is frozen or gone. Otherwise the one with the fewest at()s holds up
-    the rest.
+    A collective waits for the slowest process without a word. So this thread writes a tick, and what the
+    process does, to the store. A process whose tick stands still is frozen or gone. Otherwise the one with
+    the fewest at()s holds up the rest.
     """
     def __init__(self, store, rank, world, timeout):
         super().__init__(daemon=True)
@@ -273,8 +289,8 @@ class Watch(threading.Thread):
         return found
 
     def run(self):
-        while time.monotonic() - self.since < self.timeout + self.rank:     # the first to see it speaks; the launcher ends the rest
-            with contextlib.suppress(RuntimeError):                         # the store may be gone when all is over
+        while time.monotonic() - self.since < self.timeout + self.rank:     # the first to see it speaks
+            with contextlib.suppress(RuntimeError):                     # the store may be gone in the end
                 self.tell()
             time.sleep(self.every)
         try:
@@ -302,13 +318,14 @@ class Watch(threading.Thread):
 
 @contextlib.contextmanager
 def rehearsal(world):
-    """Be process 0 of `world` without the others. Yields a mode in which tensors have no memory, and a function
-    (model, optimizer) -> PyTorch's memory tracker."""
+    """Be process 0 of `world` without the others. Yields a mode in which tensors have no memory, and a
+    function (model, optimizer) -> PyTorch's memory tracker."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker, MemTracker
     from torch.testing._internal.distributed.fake_pg import FakeStore
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
     try:
-        yield FakeTensorMode(allow_non_fake_inputs=True), FSDPMemTracker if world > 1 else lambda *_: MemTracker()
+        tracker = FSDPMemTracker if world > 1 else lambda *_: MemTracker()
+        yield FakeTensorMode(allow_non_fake_inputs=True), tracker
     finally:
         dist.destroy_process_group()

@@ -2,17 +2,18 @@
 
     python train.py configs/bloom.py                              # toy size: minutes on a laptop
     python train.py configs/llama.py run.name=try1 optim.lr=2e-3 data.name=mine
-    python train.py configs/llama.py init_from=runs/smol run.name=mine data.name=mine    # begin with another run's weights
-    torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # eight GPUs; docs/launch.md has the rest
+    python train.py configs/llama.py init_from=runs/smol run.name=mine data.name=mine    # begin with
+    another run's weights
+    torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # eight GPUs; docs/launch.md has
+    the rest
 
-Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop saves at
-the end of the step. train() at the end of this file is the loop; what it uses stands above it.
+Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop
+saves at the end of the step. train() at the end of this file is the loop; what it uses stands above it.
 
 Letters: B rows in a micro-batch   T tokens   V vocabulary
 """
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import shlex
@@ -39,7 +40,8 @@ GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 
 # ---- the recipe ----
 
 def lr_at(tokens, o, total):
-    """Learning rate once `tokens` tokens have been read: linear warmup to o.lr, then cosine to o.min_lr at o.decay or the end."""
+    """Learning rate once `tokens` tokens have been read: linear warmup to o.lr, then cosine to o.min_lr at
+    o.decay or the end."""
     end = o.decay or total
     if tokens < o.warmup:
         return o.lr * tokens / o.warmup
@@ -56,10 +58,11 @@ def adamw(model, o):
 
 
 def gradients(model, x, y, valid, micro, precision):
-    """Forward and backward of this process's rows x, y (B, T), `micro` at a time. Returns its part of the step's mean loss.
+    """Forward and backward of this process's rows x, y (B, T), `micro` at a time. Returns its part of the
+    step's mean loss.
 
-    Losses are summed over the global batch, then divided by `valid`, the number of all its targets. So it changes nothing
-    how the batch is cut.
+    Losses are summed over the global batch, then divided by `valid`, the number of all its targets. So it
+    changes nothing how the batch is cut.
     """
     total, pieces = 0.0, list(zip(x.split(micro), y.split(micro)))
     for i, (a, b) in enumerate(pieces):
@@ -72,23 +75,24 @@ def gradients(model, x, y, valid, micro, precision):
 
 
 def flops_per_token(m, parameters):
-    """Training FLOPs per token: 6 per parameter in a product, and attention's scores over a whole row of `context` keys.
-    An untied embedding is only looked up; a tied one is also the head."""
+    """Training FLOPs per token: 6 per parameter in a product, and attention's scores over a whole row of
+    `context` keys. An untied embedding is only looked up; a tied one is also the head."""
     multiplied = parameters if m.tied else parameters - m.vocab * m.dim
     return 6 * multiplied + 12 * m.layers * m.dim * m.context
 
 
 @torch.no_grad()
 def validate(model, rows, run, micro, device, precision, asked=lambda: False):
-    """Over the validation split in file order: {"loss" in nats per token, "bits_per_byte", "sources": {name: the same}},
-    and "mix", the loss if the sources had the shares that they have in the training rows. None if `asked()` says stop."""
+    """Over the validation split in file order: {"loss" nats per token, "bits_per_byte", "sources": {name:
+    the same}}, and "mix", the loss if the sources had the shares of the training rows. None if `asked()`
+    says stop."""
     rank, world = parallel.place()
     sources, nats, tokens, size = {}, 0.0, 0, 0.0
     for name, split, in_file in zip(rows.sources, rows.val, rows.val_bytes):
         windows = min(split.windows, run.eval_rows or split.windows)
-        B = min(micro, math.ceil(windows / world))
+        B = max(1, min(micro, math.ceil(windows / world)))
         here = 0.0
-        for first in range(rank * B, windows + rank * B, B * world if B else 1):    # as often on every process
+        for first in range(rank * B, windows + rank * B, B * world):        # as often on every process
             parallel.at(f"evaluating {name}: reading rows")
             x, y = rows.read([(split, w) for w in range(first, min(first + B, windows))], B)
             parallel.at(f"evaluating {name}")
@@ -99,60 +103,27 @@ def validate(model, rows, run, micro, device, precision, asked=lambda: False):
         n = min(windows * split.T, max(0, len(split.tokens) - 1))
         if n:
             here = float(parallel.total(here))
-            read = in_file * n / (len(split.tokens) - 1)                            # bytes of the part that was read
+            read = in_file * n / (len(split.tokens) - 1)                    # bytes of the part that was read
             sources[name] = {"loss": here / n, "bits_per_byte": here / math.log(2) / read}
             nats, tokens, size = nats + here, tokens + n, size + read
     if not tokens:
         raise ValueError(f"{rows.folder} has an empty validation split; add text and prepare it again")
-    shares = {name: share for name, share in zip(rows.sources, rows.weights) if name in sources}
-    mix = sum(share * sources[name]["loss"] for name, share in shares.items()) / (sum(shares.values()) or math.nan)
+    shares = {name: float(share) for name, share in zip(rows.sources, rows.weights) if name in sources}
+    mix = sum(share * sources[name]["loss"] for name, share in shares.items())
+    mix /= sum(shares.values()) or math.nan
     return {"loss": nats / tokens, "bits_per_byte": nats / math.log(2) / size, "mix": mix, "sources": sources}
 
 
-# ---- the folder of the run ----
-
-class Log:
-    """runs/NAME/log.jsonl, one object per line. What was written after step `step` is cut off: it will be written again."""
-    def __init__(self, run, step):
-        self.path = f"{run}/log.jsonl"
-        self.records = checkpoint.read_log(self.path, step)
-        parallel.once(self.cut)
-
-    def cut(self):
-        with open(f"{self.path}.new", "w", encoding="utf-8") as f:
-            f.writelines(json.dumps(r) + "\n" for r in self.records)
-        os.replace(f"{self.path}.new", self.path)
-
-    def write(self, **record):
-        """Append a line, on process 0. A full disk makes a gap in the log: a log is no reason to stop."""
-        self.records.append(record)
-        if parallel.place()[0]:
-            return
-        line = json.dumps(record).encode() + b"\n"
-        try:
-            with open(self.path, "rb+") as f:
-                end = f.seek(0, os.SEEK_END)
-                try:
-                    f.write(line)
-                    f.flush()
-                except OSError:
-                    f.truncate(end)                 # not half a line
-                    raise
-        except OSError as e:
-            print(f"warning: cannot write {self.path}: {e}; a line is missing there")
-
-    def losses(self):
-        """{step: validation loss}"""
-        return {r["step"]: r["val"]["loss"] for r in self.records if "val" in r}
-
+# ---- settings and data ----
 
 def load_config(path, settings):
-    """config.load(), checked. With init_from the shape of the model is that of the other run; settings may change its context."""
+    """config.load(), checked. With init_from the shape is that of the other run; settings may change its
+    context."""
     cfg = config.load(path, settings)
     if isinstance(cfg, config.Config) and cfg.init_from:
         cfg.init_from = cfg.init_from.rstrip("/")
-        begun = f"runs/{cfg.run.name}"              # a run that has begun has the shape itself: the other one may be gone
-        other = begun if not os.path.exists(cfg.init_from) and os.path.exists(begun) else cfg.init_from
+        own = f"runs/{cfg.run.name}"            # once begun it has the shape itself: the other may be gone
+        other = own if os.path.exists(own) and not os.path.exists(cfg.init_from) else cfg.init_from
         cfg.model = checkpoint.open_run(other).shape
         for key, value in map(config.split_override, settings):
             if key.startswith("model."):
@@ -166,48 +137,21 @@ def prepare_data(cfg):
         return
     file, *settings = shlex.split(cfg.machine.prepare)
     file = file if os.path.exists(file) else os.path.join(HERE, file)
-    if config.load(file, settings).name != cfg.data.name:
-        return                                      # data.name was changed: this recipe is for other data
-    done = subprocess.run([sys.executable, os.path.join(HERE, "prepare.py"), file, *settings])
-    if done.returncode:
-        raise ValueError(f"prepare.py could not make data/{cfg.data.name}; see above")
+    if config.load(file, settings).name == cfg.data.name:   # else the user changed data.name
+        done = subprocess.run([sys.executable, os.path.join(HERE, "prepare.py"), file, *settings])
+        if done.returncode:
+            raise ValueError(f"prepare.py could not make data/{cfg.data.name}; see above")
 
 
-def changes(cfg, rows):
-    """{setting: [old, new]} of what changed since the run was last started. A run keeps its recipe for life: only settings
-    of `machine` may change, and run.tokens may grow. Anything else is refused."""
-    name = f"runs/{cfg.run.name}"
-    if not os.path.exists(f"{name}/config.json"):
-        return {}
-    run = checkpoint.open_run(name)
-    if run.imported:
-        raise ValueError(f"{name} is an imported model; train.py goes on from it with init_from={name} and another run.name")
-    run.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
-    run.check_data(rows.manifest, rows.folder)
-    before, found = run.settings(), {}
-    for key, old, new in config.differences(config.plain(before), config.plain(cfg)):
-        grown = key == "run.tokens" and new > old
-        kept = key == "optim.decay" and old is None and new == before.run.tokens < cfg.run.tokens
-        if not (key.startswith("machine.") or grown or kept):
-            longer = ", or a larger run.tokens" if key == "run.tokens" else ""
-            raise ValueError(f"{name} was trained with {key}={old}, now it is {new}: a run keeps its recipe; "
-                             f"use another run.name{longer}")
-        if not key.startswith("machine.") or "machine" in run.facts:
-            found[key] = [old, new]
-    if run.facts.get("torch") != torch.__version__:
-        found["torch"] = [run.facts.get("torch"), torch.__version__]
-    return found
-
-
-def write_folder(cfg, rows):
-    """config.json and the tokenizer of the run."""
-    run = f"runs/{cfg.run.name}"
+def write_folder(cfg, rows, run):
+    """config.json and the tokenizer of folder `run`."""
     os.makedirs(run, exist_ok=True)
     if not os.path.exists(f"{run}/tokenizer"):
         shutil.copytree(f"{rows.folder}/tokenizer", f"{run}/tokenizer.new", dirs_exist_ok=True)
         os.rename(f"{run}/tokenizer.new", f"{run}/tokenizer")
-    config.write_json(f"{run}/config.json", {**config.plain(cfg), "torch": torch.__version__,
-                      "tokenizer": rows.manifest["tokenizer"], "data_sha256": checkpoint.hashes(rows.manifest)})
+    facts = {"torch": torch.__version__, "tokenizer": rows.manifest["tokenizer"]}
+    facts["data_sha256"] = checkpoint.hashes(rows.manifest)
+    config.write_json(f"{run}/config.json", config.plain(cfg) | facts)
 
 
 def check_init_from(cfg, rows):
@@ -215,12 +159,12 @@ def check_init_from(cfg, rows):
     other = checkpoint.open_run(cfg.init_from)
     for key, old, new in config.differences(config.plain(other.shape), config.plain(cfg.model)):
         if key not in ("context", "init_std"):      # these two are not the model's shape
-            raise ValueError(f"init_from={cfg.init_from} holds a model with {key}={old}, model.{key}={new} is another one; "
-                             f"leave model.{key} away")
+            raise ValueError(f"init_from={cfg.init_from} holds a model with {key}={old}, model.{key}={new} "
+                             f"is another one; leave model.{key} away")
     other.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
 
 
-# ---- begin and end ----
+# ---- begin ----
 
 @dataclasses.dataclass
 class Training:
@@ -232,27 +176,32 @@ class Training:
     optimizer: torch.optim.Optimizer
     device: str
     precision: object               # a function that makes the context in which products are computed
-    log: Log
+    log: checkpoint.Log
     step: int                       # steps done
     steps: int                      # steps of the whole run
     skipped: list                   # steps whose loss or gradient was not finite
     saved: int | None               # step of the newest whole checkpoint
 
+    def tokens(self):
+        """Tokens read in the steps done."""
+        return data.rows_before(self.step, self.cfg.run) * self.cfg.model.context
+
 
 def build(cfg, device, dtype):
-    """The model, this process's part of it, on the meta device: to_empty() gives it memory, init() or a checkpoint fills it."""
+    """The model, this process's part of it, without memory: to_empty() gives it some, init() or a
+    checkpoint fills it."""
     with torch.device("meta"):
         model = Transformer(cfg.model, cfg.machine.recompute)
     if cfg.machine.compile and parallel.can_compile(device):
         for block in model.blocks:
-            block.compile()             # before they are sharded; compiling the whole model would rename its parameters
+            block.compile()             # before sharding; compiling the whole model renames its parameters
     parallel.shard(model, cfg.machine, dtype, device)
     return model
 
 
 def begin(cfg):
     """The Training of a new run, or of one that goes on from its newest whole checkpoint."""
-    run, T = f"runs/{cfg.run.name}", cfg.model.context
+    run = f"runs/{cfg.run.name}"
     device, dtype, hardware = parallel.choose_device(cfg.machine)
     parallel.start(device, cfg.machine.timeout)
     parallel.at("preparing the data")
@@ -263,14 +212,15 @@ def begin(cfg):
     entries = rows.manifest["vocab"]
     cfg.model.vocab = cfg.model.vocab or math.ceil(entries / 128) * 128
     if entries > cfg.model.vocab:
-        raise ValueError(f"the tokenizer of {rows.folder} has {entries:,} entries and model.vocab={cfg.model.vocab:,} rows; "
-                         "use model.vocab=none or data made with a smaller tokenizer")
-    changed = parallel.together(lambda: changes(cfg, rows))
+        raise ValueError(f"the tokenizer of {rows.folder} has {entries:,} entries and "
+                         f"model.vocab={cfg.model.vocab:,} rows; use model.vocab=none, or other data")
+    changed = parallel.together(lambda: checkpoint.check_same_recipe(run, cfg, rows))
     model = build(cfg, device, dtype).to_empty(device=device)
     optimizer = adamw(model, cfg.optim)
-    parallel.once(lambda: write_folder(cfg, rows))
-    steps = data.steps_in(cfg.run, T)
+    parallel.once(lambda: write_folder(cfg, rows, run))
+    steps = data.steps_in(cfg.run, cfg.model.context)
     print(described(cfg, count(model), steps, hardware))
+
     parallel.at("loading a checkpoint")
     state = checkpoint.newest(run, model, optimizer)
     if state is None and cfg.init_from:
@@ -279,32 +229,41 @@ def begin(cfg):
         print(f"beginning with the weights of {cfg.init_from}")
     elif state is None:
         init(model, cfg.run.seed, parallel.local_rows)
-    step = state["step"] if state else 0
-    for key, (old, new) in changed.items():
-        print(f"changed since {run} was last started: {key} {old} -> {new}")
-    if "run.tokens" in changed:
-        tokens, (old, new) = data.rows_before(step, cfg.run) * T, changed["run.tokens"]
-        before = dataclasses.replace(cfg.optim, decay=None) if "optim.decay" in changed else cfg.optim
-        was, now = lr_at(tokens, before, old), lr_at(tokens, cfg.optim, new)
-        print(f"the learning rate at step {step} was {was:.2e} and is {now:.2e} now" + (
-            f"; optim.decay={old} would keep the old schedule" if was != now else ""))
-    log = Log(run, step)
-    if step < steps:
-        log.write(step=step, start={"processes": parallel.place()[1], "hardware": hardware, "changed": changed})
+    state = state or {"step": 0}
+    step = state["step"]
     precision = (lambda: torch.autocast(device, dtype)) if dtype else contextlib.nullcontext
-    return Training(cfg, run, rows, model, optimizer, device, precision, log, step, steps,
-                    skipped=state.get("skipped", []) if state else [], saved=step if state else None)
+    t = Training(cfg, run, rows, model, optimizer, device, precision, checkpoint.Log(run, step), step, steps,
+                 skipped=state.get("skipped", []), saved=step or None)
+    say_changes(t, changed)
+    if step < steps:
+        world = parallel.place()[1]
+        t.log.write(step=step, start={"processes": world, "hardware": hardware, "changed": changed})
+    return t
 
 
 def described(cfg, parameters, steps, hardware):
     """What is going to be trained, in two lines."""
     m, r, world = cfg.model, cfg.run, parallel.place()[1]
     parts = [m.position, f"{m.norm} norm", m.mlp]
-    parts += [word for word, there in (("bias", m.bias), ("embedding norm", m.embed_norm), ("tied", m.tied)) if there]
+    for word, there in (("bias", m.bias), ("embedding norm", m.embed_norm), ("tied", m.tied)):
+        if there:
+            parts.append(word)
     where = f"{world} processes, {hardware}" if world > 1 else hardware
-    return (f"{r.name}: {parameters:,} parameters, {m.layers} layers of {m.dim}, {m.heads} heads; {', '.join(parts)}; "
-            f"vocabulary {m.vocab:,}, context {m.context}\n"
+    return (f"{r.name}: {parameters:,} parameters, {m.layers} layers of {m.dim}, {m.heads} heads; "
+            f"{', '.join(parts)}; vocabulary {m.vocab:,}, context {m.context}\n"
             f"{steps:,} steps of {r.batch} rows = {data.rows_before(steps, r) * m.context:,} tokens; {where}")
+
+
+def say_changes(t, changed):
+    """Print what changed; a longer run has another schedule, so say what becomes of the learning rate."""
+    for key, (old, new) in changed.items():
+        print(f"changed since {t.folder} was last started: {key} {old} -> {new}")
+    if "run.tokens" in changed:
+        o, (old, new) = t.cfg.optim, changed["run.tokens"]
+        before = dataclasses.replace(o, decay=None) if "optim.decay" in changed else o
+        was, now = lr_at(t.tokens(), before, old), lr_at(t.tokens(), o, new)
+        way = f"; optim.decay={old} would keep the old schedule" if was != now else ""
+        print(f"the learning rate at step {t.step} was {was:.2e}, now it is {now:.2e}{way}")
 
 
 class Stop:
@@ -318,56 +277,52 @@ class Stop:
         return bool(self.signals) or parallel.place()[0] == 0 and os.path.exists(self.file)
 
     def anywhere(self):
-        """Whether any process was asked. A signal may reach one of them a step before another: they stop when all know."""
+        """Whether any process was asked. A signal may reach one of them a step earlier: they stop when all
+        know."""
         return bool(parallel.total(self.here()))
 
-    def reason(self):
-        return signal.Signals(self.signals[0]).name if self.signals else f"the file {self.file} or another process"
 
+# ---- what is printed and logged ----
 
 class Speed:
-    """Tokens per second since the last line of the log, without evaluations and saves; and the time left."""
+    """Tokens per second, share of the GPU's peak (MFU) and time left, from the steps since the last line."""
     def __init__(self, t):
-        self.began = self.since = time.monotonic()
-        self.tokens = self.steps = 0
-        flops, world = flops_per_token(t.cfg.model, count(t.model)), parallel.place()[1]
+        self.began = time.monotonic()
+        self.tokens = self.steps = self.seconds = 0
         gpu = torch.cuda.get_device_name() if t.device == "cuda" else ""
-        peak = next((peak * world for name, (peak, *_) in GPUS.items() if name in gpu), None)
-        self.of_peak = flops / peak if peak else None           # share of the peak that one token per second is
+        peaks = [peak for name, (peak, *_) in GPUS.items() if name in gpu]
+        flops = flops_per_token(t.cfg.model, count(t.model)) / parallel.place()[1]
+        self.flops_of_peak = flops / peaks[0] if peaks else None
 
-    @contextlib.contextmanager
-    def paused(self):
-        """Around what is not training."""
-        began = time.monotonic()
-        yield
-        self.since += time.monotonic() - began
-
-    def count(self, tokens):
-        self.tokens, self.steps = self.tokens + tokens, self.steps + 1
+    def add(self, tokens, began):
+        """A step that began at `began` is over."""
+        self.tokens += tokens
+        self.steps += 1
+        self.seconds += time.monotonic() - began
 
     def measure(self, left):
-        """(tokens per second, MFU or None, time left for `left` steps) since the last call."""
-        speed = self.tokens / (time.monotonic() - self.since)
-        remaining = config.time_left(self.since, self.steps, self.steps + left)
-        self.since, self.tokens, self.steps = time.monotonic(), 0, 0
-        return speed, speed * self.of_peak if self.of_peak else None, remaining
+        """(tokens per second, MFU or None, time for `left` steps), then begin anew."""
+        speed = self.tokens / self.seconds
+        remaining = config.duration(self.seconds / self.steps * left)
+        self.tokens = self.steps = self.seconds = 0
+        return speed, speed * self.flops_of_peak if self.flops_of_peak else None, remaining
 
 
 def report_losses(t, val):
     """Log and print the result of validate()."""
-    step, T = t.step, t.cfg.model.context
-    t.log.write(step=step, tokens=data.rows_before(step, t.cfg.run) * T, val=val)
+    t.log.write(step=t.step, tokens=t.tokens(), val=val)
     by_source = "   ".join(f"{name} {v['loss']:.3f}" for name, v in list(val["sources"].items())[:6])
-    print(f"step {step:>6}/{t.steps}   validation loss {val['loss']:.4f}   {val['bits_per_byte']:.3f} bits per byte   "
-          f"mixed as the rows {val['mix']:.3f}   {by_source}")
+    print(f"step {t.step:>6}/{t.steps}   validation loss {val['loss']:.4f}   "
+          f"{val['bits_per_byte']:.3f} bits per byte   mixed as the rows {val['mix']:.3f}   {by_source}")
 
 
 def report_step(t, speed, which, loss, norm, lr):
     """Log and print a step. `which` (B, 3) names its rows: (source, epoch, window)."""
     per_second, mfu, left = speed.measure(t.steps - t.step)
-    t.log.write(step=t.step, tokens=data.rows_before(t.step, t.cfg.run) * t.cfg.model.context, loss=loss, lr=lr, norm=norm,
-                rows=which.tolist() if len(which) <= 64 else None, sources=t.rows.seen(t.step),
-                seconds=round(time.monotonic() - speed.began, 3), tokens_per_second=round(per_second), mfu=mfu)
+    rows = which.tolist() if len(which) <= 64 else None
+    t.log.write(step=t.step, tokens=t.tokens(), loss=loss, lr=lr, norm=norm, rows=rows,
+                sources=t.rows.seen(t.step), seconds=round(time.monotonic() - speed.began, 3),
+                tokens_per_second=round(per_second), mfu=mfu)
     share = f"   MFU {mfu:.1%}" if mfu else ""
     print(f"step {t.step:>6}/{t.steps}   loss {loss:.4f}   lr {lr:.2e}   norm {norm:5.2f}   "
           f"{per_second / 1000:.1f}k tok/s{share}   {left} left", flush=True)
@@ -377,25 +332,22 @@ def report_bad_step(t, which, loss, norm):
     """Log and print a step whose loss or gradient is not finite. Too many of them in a row stop the run."""
     t.skipped.append(t.step)
     names = [(t.rows.sources[s], epoch, window) for s, epoch, window in which[:8].tolist()]
-    more = ", ..." if len(which) > 8 else ""
     line = (f"loss {loss}, gradient norm {norm}: not finite, no update. "
-            f"Its rows (source, epoch, window): {str(names)[1:-1]}{more}")
-    t.log.write(step=t.step, tokens=data.rows_before(t.step, t.cfg.run) * t.cfg.model.context, skipped=line,
-                rows=which.tolist())
+            f"Its rows begin with (source, epoch, window): {str(names)[1:-1]}")
+    t.log.write(step=t.step, tokens=t.tokens(), skipped=line, rows=which.tolist())
     print(f"step {t.step:>6}/{t.steps}   {line}", flush=True)
     most = t.cfg.machine.bad_steps
     if all(t.step - i in t.skipped for i in range(most)):
-        raise ValueError(f"step {t.step}: {line}. That is {most} steps in a row (machine.bad_steps); the last checkpoint is "
-                         f"{t.saved or 'none'}. If the data is to blame, machine.skip_steps={t.step - most + 1}:{t.step + 1} "
-                         "goes on without these steps")
+        raise ValueError(f"step {t.step}: {line}. That is {most} steps in a row (machine.bad_steps); "
+                         f"the last checkpoint is {t.saved or 'none'}. If the data is to blame, "
+                         f"machine.skip_steps={t.step - most + 1}:{t.step + 1} goes on without these steps")
 
 
 def save(t):
-    """Write a checkpoint and delete older ones. Where it cannot be written the run goes on; returns the error, or None."""
-    tokens = data.rows_before(t.step, t.cfg.run) * t.cfg.model.context
+    """Write a checkpoint and delete older ones. If that fails the run goes on; returns the error, or None."""
     parallel.at(f"step {t.step}: saving")
     try:
-        checkpoint.save(t.folder, t.step, t.model, t.optimizer, {"tokens": tokens, "skipped": t.skipped})
+        checkpoint.save(t.folder, t.step, t.model, t.optimizer, {"tokens": t.tokens(), "skipped": t.skipped})
     except OSError as e:
         print(f"warning: {e}; the run goes on, earlier checkpoints are intact", flush=True)
         return e
@@ -410,47 +362,55 @@ def finish(t, stop, error):
     if error:
         raise OSError(f"{error}; make room, or see what is wrong, and run the same command again")
     if t.step < t.steps:
-        print(f"stopped by {stop.reason()} after step {t.step}, saved in {t.folder}; the same command continues")
+        why = f"the file {stop.file} or another process"
+        if stop.signals:
+            why = signal.Signals(stop.signals[0]).name
+        print(f"stopped by {why} after step {t.step}, saved in {t.folder}; the same command continues")
         return
-    seen = [f"{name} {tokens:,} tokens, {epochs} epochs" for name, (tokens, epochs) in t.rows.seen(t.steps).items()]
-    print(f"read: {'   '.join(seen[:6])}\nwrote {t.folder}: log.jsonl and checkpoint {t.folder}/checkpoints/{t.step:07d}\n"
+    seen = [f"{name} {n:,} tokens, {epochs} epochs" for name, (n, epochs) in t.rows.seen(t.steps).items()]
+    print(f"read: {'   '.join(seen[:6])}\nwrote {t.folder}: log.jsonl, checkpoints/{t.step:07d}\n"
           f"now: python sample.py {t.folder} --prompt \"...\"")
 
 
 # ---- the loop ----
 
-def train(cfg, after=lambda training: None):
-    """The whole run. `after` is called when a step is over."""
+def nothing(training):
+    """The hook of a run in which nothing unusual happens."""
+
+
+def train(cfg, after=nothing):
+    """The whole run. `after(training)` is called when it has begun, and after every step: tests use it."""
     t = begin(cfg)
-    r, machine, T = cfg.run, cfg.machine, cfg.model.context
+    r, machine = cfg.run, cfg.machine
     if t.step >= t.steps:
         loss = t.log.losses().get(t.step, math.nan)
-        print(f"{t.folder} is complete: {t.step:,} steps, validation loss {loss:.4f}. A larger run.tokens would continue it")
+        print(f"{t.folder} is complete: {t.step:,} steps, validation loss {loss:.4f}. "
+              "A larger run.tokens continues it")
         return
     if t.step:
         print(f"continuing {t.folder} after step {t.step}")
     (rank, world), left_out = parallel.place(), config.steps_left_out(machine.skip_steps)
     stop, speed, stopping, error = Stop(t.folder), Speed(t), False, None
+    after(t)
     while True:
         last = t.step == t.steps
-        with speed.paused():
-            if (t.step % r.eval_every == 0 or last) and t.step not in t.log.losses() and not stopping:
-                val = validate(t.model, t.rows, r, machine.micro, t.device, t.precision, stop.anywhere)
-                stopping = val is None
-                if val:
-                    report_losses(t, val)
-            if (t.step and t.step % machine.save_every == 0 or last or stopping) and t.saved != t.step:
-                error = save(t)
+        if (t.step % r.eval_every == 0 or last) and t.step not in t.log.losses() and not stopping:
+            val = validate(t.model, t.rows, r, machine.micro, t.device, t.precision, stop.anywhere)
+            stopping = val is None
+            if val:
+                report_losses(t, val)
+        if (t.step and t.step % machine.save_every == 0 or last or stopping) and t.saved != t.step:
+            error = save(t)
         if stopping or last:
             return finish(t, stop, error)
 
         t.step += 1
-        tokens = data.rows_before(t.step, r) * T
         if any(t.step in steps for steps in left_out):
-            t.log.write(step=t.step, tokens=tokens, skipped="machine.skip_steps")
+            t.log.write(step=t.step, tokens=t.tokens(), skipped="machine.skip_steps")
             print(f"step {t.step:>6}/{t.steps}   left out, as machine.skip_steps says", flush=True)
             stopping = stop.anywhere()
             continue
+        began = time.monotonic()
         parallel.at(f"step {t.step}: reading rows")
         x, y, which, valid = t.rows.rows(t.step - 1, rank, world)
         x, y = torch.from_numpy(x).to(t.device), torch.from_numpy(y).to(t.device)
@@ -459,14 +419,14 @@ def train(cfg, after=lambda training: None):
         norm = parallel.clip(t.model, cfg.optim.clip)
         parallel.at(f"step {t.step}: updating")
         loss, stopping = parallel.total([float(loss), stop.here()]).tolist()
-        lr = lr_at(tokens, cfg.optim, r.tokens)
-        finite = math.isfinite(loss) and math.isfinite(norm)    # the same numbers on every process: all update, or none does
+        finite = math.isfinite(loss) and math.isfinite(norm)        # all processes know the same numbers
+        lr = lr_at(t.tokens(), cfg.optim, r.tokens)
         if finite:
             for group in t.optimizer.param_groups:
                 group["lr"] = lr
             t.optimizer.step()
         t.optimizer.zero_grad(set_to_none=True)
-        speed.count(len(which) * T)
+        speed.add(len(which) * cfg.model.context, began)
         if not finite:
             report_bad_step(t, which, loss, norm)
         elif t.step % machine.log_every == 0 or t.step == t.steps:
@@ -477,14 +437,15 @@ def train(cfg, after=lambda training: None):
 def main():
     ap = config.Parser(__doc__)
     ap.add_argument("config", help="configs/bloom.py or configs/llama.py")
-    ap.add_argument("settings", nargs="*", metavar="section.field=value", help="size=7b1, optim.lr=2e-4, ...; config.py has them all")
+    ap.add_argument("settings", nargs="*", metavar="section.field=value",
+                    help="size=7b1, optim.lr=2e-4, ...; config.py has them all")
     args, more = ap.parse_known_args()
     cfg = load_config(args.config, args.settings + more)
     try:
         parallel.alongside(lambda: train(cfg))
     except torch.OutOfMemoryError as e:
-        raise ValueError(f"{e}. Make machine.micro={cfg.machine.micro} smaller, set machine.recompute=true, or use more GPUs; "
-                         "plan.py says what fits") from e
+        raise ValueError(f"{e}. Make machine.micro={cfg.machine.micro} smaller, set "
+                         "machine.recompute=true, or use more GPUs; plan.py says what fits") from e
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Shared by the tests: a small prepared corpus of each tokenizer kind, and a configuration that trains on it in a second."""
+"""Shared by the tests: a small prepared corpus of each tokenizer kind, and settings that train on it in a
+second."""
 import json
 import os
 import shutil
@@ -10,17 +11,16 @@ import pytest
 import torch
 
 import checkpoint
-import config
 import prepare
 import train
 from corpus import recipe, stories
-from model import Transformer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def prepare_tiny():
-    """Make data/tiny (bpe) and data/tiny-sp (sentencepiece) in the current folder: two languages as two sources."""
+    """Make data/tiny (bpe) and data/tiny-sp (sentencepiece) in the current folder: two languages as two
+    sources."""
     for lang in ("en", "fr"):
         with open(f"{ROOT}/samples/stories/{lang}.txt", encoding="utf-8") as f:
             grammar = stories.parse(f.read(), lang)
@@ -28,8 +28,9 @@ def prepare_tiny():
         for i in range(60):
             with open(f"{lang}/{i:03d}.txt", "w", encoding="utf-8") as f:
                 f.write(stories.draw(grammar, lang, i))
-    for name, kind in ("tiny", "bpe"), ("tiny-sp", "sentencepiece"):
-        prepare.prepare(recipe.Corpus(name, [recipe.Source(lang, lang, lang=lang) for lang in ("en", "fr")], recipe.Tokenizer(kind, 500)))
+    for name, kind in (("tiny", "bpe"), ("tiny-sp", "sentencepiece")):
+        sources = [recipe.Source(lang, lang, lang=lang) for lang in ("en", "fr")]
+        prepare.prepare(recipe.Corpus(name, sources, recipe.Tokenizer(kind, 500)))
 
 
 @pytest.fixture(scope="session")
@@ -61,33 +62,44 @@ def own_data(work, prepared):
 
 
 def arguments(model, name, *more):
+    """A 20-step run with accumulation, two micro-batches of two rows, as train.py's arguments."""
     data = "tiny" if model == "bloom" else "tiny-sp"
-    return [f"{ROOT}/configs/{model}.py", "model.layers=2", "model.dim=24", "model.heads=3", "model.context=32", "run.batch=4", "machine.micro=2",
-            "run.tokens=2560", "machine.save_every=10", "run.eval_every=10", "run.eval_rows=4", "machine.log_every=1", "optim.warmup=512",
-            "machine.device=cpu", "machine.dtype=float32", f"data.name={data}", f"run.name={name}", *more]
+    return [f"{ROOT}/configs/{model}.py", "model.layers=2", "model.dim=24", "model.heads=3",
+            "model.context=32", "run.batch=4", "machine.micro=2", "run.tokens=2560", "machine.save_every=10",
+            "run.eval_every=10",
+            "run.eval_rows=4", "machine.log_every=1", "optim.warmup=512", "machine.device=cpu",
+            "machine.dtype=float32", f"data.name={data}", f"run.name={name}", *more]
 
 
 def tiny(model, name, *more):
-    """A 20-step run with accumulation: two micro-batches of two rows."""
     path, *settings = arguments(model, name, *more)
     return train.load_config(path, settings)
 
 
 def run(script, *args, **kwargs):
     """A command as a user types it."""
-    return subprocess.run([sys.executable, f"{ROOT}/{script}", *map(str, args)], capture_output=True, text=True, timeout=120, **kwargs)
+    command = [sys.executable, f"{ROOT}/{script}", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)
 
 
 def torchrun(world, script, *args, restarts=0, **kwargs):
     """A command as several processes on this machine: the rendezvous picks a free port. Returns the Popen."""
-    return subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", f"--max_restarts={restarts}", f"{ROOT}/{script}", *map(str, args)],
-                            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}",
+               f"--max_restarts={restarts}", f"{ROOT}/{script}", *map(str, args)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, **kwargs)
 
 
 def workers(agent):
     """Process ids of the training processes that a torchrun has started."""
+    found = []
     with open(f"/proc/{agent}/task/{agent}/children") as f:
-        return [int(c) for c in f.read().split() if b"train.py" in open(f"/proc/{c}/cmdline", "rb").read()]
+        for child in f.read().split():
+            with open(f"/proc/{child}/cmdline", "rb") as command:
+                if b"train.py" in command.read():
+                    found.append(int(child))
+    return found
 
 
 def launch(world, runs, restarts=0, code=0):
@@ -106,16 +118,20 @@ TIMINGS = {"seconds", "tokens_per_second", "mfu"}
 
 
 def log(run):
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in open(f"{run}/log.jsonl" if os.path.isabs(run) else f"runs/{run}/log.jsonl")]
+    """The records of a run, a name or a path, without timings and without the lines that a start writes."""
+    path = f"{run}/log.jsonl" if os.path.isabs(run) else f"runs/{run}/log.jsonl"
+    records = [r for r in checkpoint.read_log(path) if "start" not in r]
+    return [{k: v for k, v in r.items() if k not in TIMINGS} for r in records]
 
 
 def state(run, step=None):
-    """Every tensor of a checkpoint, moments included, put together from the parts the processes wrote."""
-    with open(f"{run}/config.json") as f:
-        model = Transformer(config.Model(**json.load(f)["model"]))
+    """Every tensor of a checkpoint, moments included, put together from the parts that the processes
+    wrote."""
+    model, _ = checkpoint.open_run(str(run)).load(step=step)
     optimizer = torch.optim.AdamW(model.parameters())
-    checkpoint.newest(run, model, optimizer, step)
-    return {n: p.detach() for n, p in model.named_parameters()} | {k: v for k, v in checkpoint.moments(model, optimizer).items() if not k.endswith("step")}
+    checkpoint.newest(str(run), model, optimizer, step)
+    moments = checkpoint.moments(model, optimizer)
+    return dict(model.named_parameters()) | {k: v for k, v in moments.items() if not k.endswith("step")}
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +140,8 @@ def runs(prepared, tmp_path_factory):
     folder, before = tmp_path_factory.mktemp("runs"), os.getcwd()
     os.chdir(folder)
     os.symlink(prepared / "data", "data")
+    more = ("run.tokens=12800", "optim.lr=1e-2", "machine.save_every=50", "run.eval_every=100")
     for name in ("bloom", "llama"):
-        train.train(tiny(name, name, "run.tokens=12800", "optim.lr=1e-2", "machine.save_every=50", "run.eval_every=100"))
+        train.train(tiny(name, name, *more))
     os.chdir(before)
     return folder / "runs"

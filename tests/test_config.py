@@ -1,3 +1,6 @@
+import argparse
+from typing import Literal
+
 import pytest
 from conftest import ROOT
 
@@ -8,50 +11,134 @@ BLOOM, LLAMA = f"{ROOT}/configs/bloom.py", f"{ROOT}/configs/llama.py"
 
 
 def test_overrides_are_read_by_the_type_of_the_setting():
-    cfg = config.load(LLAMA, ["size=7b", "run.name=try1", "--optim.lr=2e-4", "run.tokens=1e9", "model.bias=true", "run.ramp=(8, 4, 100)", "model.vocab=none"])
-    assert (cfg.run.name, cfg.optim.lr, cfg.run.tokens, cfg.model.bias, cfg.run.ramp, cfg.model.vocab) == ("try1", 2e-4, 10 ** 9, True, (8, 4, 100), None)
-    assert type(cfg.run.tokens) is int and config.parse("1e9", int, "x") == 1000000000
+    cfg = config.load(LLAMA, ["size=7b", "run.name=123", "--optim.lr=2e-4", "run.tokens=1e9",
+                              "model.bias=true",
+                              "run.ramp=(8, 4, 100)", "model.vocab=none", "model.position=none",
+                              "data.weights={'a': 1}"])
+    assert (cfg.run.name, cfg.optim.lr, cfg.model.bias, cfg.run.ramp) == ("123", 2e-4, True, (8, 4, 100))
+    assert (cfg.model.vocab, cfg.model.position, cfg.data.weights) == (None, "none", {"a": 1.0})
+    assert cfg.run.tokens == 10 ** 9 and type(cfg.run.tokens) is int
+
+
+@pytest.mark.parametrize("value, kind, want", [
+    (1e9, int, 10 ** 9), (3, float, 3.0), (None, str | None, None), ("a", str | list[str], "a"),
+    (("a", "b"), str | list[str], ["a", "b"]), ("gated", Literal["gated"], "gated")])
+def test_a_value_fits_its_type(value, kind, want):
+    got = config.fit(value, kind)
+    assert got == want and type(got) is type(want)
+
+
+@pytest.mark.parametrize("value, kind", [
+    (2.5, int), (True, int), (1, bool), ("x", int | None), ([1], list[str]), ("gate", Literal["gated"]),
+                                         ((1, 2), tuple[int, int, int])])
+def test_a_value_does_not_fit_another_type(value, kind):
+    with pytest.raises(TypeError):
+        config.fit(value, kind)
 
 
 @pytest.mark.parametrize("setting, words", [
     ("optim.lrr=1", ["unknown setting 'optim.lrr'", "did you mean 'optim.lr'?"]),
-    ("layers=3", ["unknown setting 'layers'", "'model.layers'"]),
-    ("optim=3", ["unknown setting"]),
-    ("optim.lr=fast", ["optim.lr=fast", "float"]),
-    ("model.layers=2.5", ["model.layers=2.5", "int"]),
-    ("model.bias=1", ["model.bias=1", "bool"]),
-    ("model.norm=batch", ["model.norm=batch", "layer, rms"]),
-    ("size=8b", ["unknown size '8b'", "7b1", "176b"]),
-    ("optim.lr", ["section.field=value"])])
+    ("layers=3", ["unknown setting 'layers'", "'model.layers'"]), ("optim=3", ["unknown setting"]),
+    ("run.device=cpu", ["unknown setting 'run.device', did you mean 'machine.device'?"]),
+    ("run.skip_steps=1:2", ["did you mean 'machine.skip_steps'?"]), ("data.prepare=x", ["'machine.prepare'"]),
+    ("optim.lr=fast", ["optim.lr=fast: it must be float"]),
+                                            ("model.layers=2.5", ["model.layers=2.5: it must be int"]),
+    ("model.bias=1", ["model.bias=1", "bool"]), ("model.vocab=x", ["it must be int or None"]),
+    ("model.norm=batch", ["model.norm=batch: it must be one of layer, rms"]),
+    ("size=8b", ["unknown size '8b'", "7b1", "176b"]), ("optim.lr", ["section.field=value"])])
 def test_a_wrong_setting_is_one_clear_message(setting, words):
     with pytest.raises(ValueError) as e:
         config.load(BLOOM, [setting])
     assert all(w in str(e.value) for w in words) and "\n" not in str(e.value), e.value
 
 
-@pytest.mark.parametrize("setting", ["model.heads=5", "run.batch=0", "optim.clip=0", "run.name=../x", "model.kv_heads=3", "optim.lr=1e-5"])
-def test_settings_that_cannot_run_are_refused(setting):
-    with pytest.raises(ValueError, match=setting.split("=")[0].split(".")[1] + "|name"):
+@pytest.mark.parametrize("setting, words", [
+    ("model.heads=5", "128 does not divide into 5 heads; use 125"),
+                                            ("run.batch=0", "run.batch=0: it must be above 0"),
+    ("optim.clip=0", "optim.clip=0"), ("run.name=../x", "plain folder name"),
+                                            ("model.kv_heads=3", "kv_heads=3"),
+    ("optim.lr=1e-5", "the learning rate would rise"), ("machine.keep=0", "machine.keep=0"),
+    *[(f"machine.skip_steps={wrong}", "machine.skip_steps=.*as in 14:17")
+      for wrong in ("14", "17:14", "0:3", "a:b", "1:2:3", "5:5")]])
+def test_settings_that_cannot_run_are_refused(setting, words):
+    with pytest.raises(ValueError, match=words):
         config.check_config(config.load(BLOOM, [setting]))
+
+
+def test_a_data_config_is_told_apart():
+    with pytest.raises(ValueError, match="sample is a data config, which prepare.py reads"):
+        config.check_config(config.load(f"{ROOT}/configs/data/sample.py"))
 
 
 def test_bloom_learning_rates_are_those_of_the_public_training_log():
     """The 176B run, counted in rows of 2048 tokens: its log prints 5.969e-05, 5.279e-05 and 4.475e-05."""
     cfg = config.load(BLOOM, ["size=176b"])
-    for rows, lr in (183_105, 6e-5), (9_841_584, 5.969e-5), (47_770_544, 5.279e-5), (71_455_664, 4.475e-5), (100_000_000, 3.3039e-5), (178_402_224, 7.5417e-6), (200_000_000, 6e-6), (220_000_000, 6e-6):
+    for rows, lr in ((183_105, 6e-5), (9_841_584, 5.969e-5), (47_770_544, 5.279e-5), (71_455_664, 4.475e-5),
+                     (100_000_000, 3.3039e-5), (178_402_224, 7.5417e-6), (200_000_000, 6e-6),
+                     (220_000_000, 6e-6)):
         assert lr_at(rows * 2048, cfg.optim, cfg.run.tokens) == pytest.approx(lr, rel=2e-4), f"at {rows} rows"
-    assert lr_at(183_105 * 1024, cfg.optim, cfg.run.tokens) == pytest.approx(3e-5), "half of the warmup is half of the peak"
+    assert lr_at(183_105 * 1024, cfg.optim,
+                 cfg.run.tokens) == pytest.approx(3e-5), "half of the warmup is half of the peak"
 
 
 def test_llama_learning_rate_ends_at_a_tenth_of_the_peak():
     cfg = config.load(LLAMA, ["size=65b"])
     o, total = cfg.optim, cfg.run.tokens
-    assert lr_at(o.warmup, o, total) == pytest.approx(1.5e-4) and lr_at(total, o, total) == pytest.approx(1.5e-5)
-    assert lr_at((o.warmup + total) // 2, o, total) == pytest.approx(0.55 * 1.5e-4), "half way down the cosine"
+    assert lr_at(o.warmup, o, total) == pytest.approx(1.5e-4) and lr_at(total, o,
+                                                                        total) == pytest.approx(1.5e-5)
+    assert lr_at((o.warmup + total) // 2, o,
+                 total) == pytest.approx(0.55 * 1.5e-4), "half way down the cosine"
 
 
 def test_steps_to_leave_out():
-    assert config.steps_left_out("14:17,200:210") == [range(14, 17), range(200, 210)] and config.steps_left_out(None) == []
-    for wrong in ("14", "17:14", "0:3", "a:b", "1:2:3", "5:5"):
-        with pytest.raises(ValueError, match="machine.skip_steps=.*14:17"):
-            config.check_config(config.load(BLOOM, [f"machine.skip_steps={wrong}"]))
+    assert config.steps_left_out("14:17,200:210") == [range(14, 17), range(200, 210)]
+    assert config.steps_left_out(None) == []
+
+
+def test_numbers_of_options_have_a_range():
+    whole, share = config.number(1, 1e6), config.number(0, 1, float)
+    assert whole("1e3") == 1000 and type(whole("1e3")) is int and share("0.5") == 0.5
+    for read, text, words in ((whole, "0", "0 must be a whole number from 1 to 1e"),
+                              (whole, "2.5", "whole number"),
+                              (whole, "many", "many must be"),
+                              (share, "1.5", "1.5 must be a number from 0 to 1"),
+                              (share, "nan", "nan must be")):
+        with pytest.raises(argparse.ArgumentTypeError, match=words):
+            read(text)
+
+
+def test_a_wrong_option_is_one_line():
+    ap = config.Parser("What it does.")
+    ap.add_argument("--tokens", type=config.number(1, 10))
+    for arguments, words in ((["--tokens", "11"],
+                              "argument --tokens: 11 must be a whole number from 1 to 10; --help"),
+                             (["--token-s", "1"], "unrecognized arguments: --token-s 1")):
+        with pytest.raises(ValueError, match=words):
+            ap.parse_args(arguments)
+
+
+@pytest.mark.parametrize("error, words",
+                         [(KeyError("text"), "here: 'text' is missing"), (ValueError("odd"), "here: odd"),
+                                          (TypeError("no text"), "here: no text")])
+def test_blame_says_where(error, words):
+    with pytest.raises(ValueError, match=words), config.blame("here"):
+        raise error
+
+
+def test_a_command_ends_in_one_line_and_1(capsys):
+    def main():
+        raise ValueError("two\nlines")
+    with pytest.raises(SystemExit) as e:
+        config.command(main)
+    assert e.value.code == 1 and capsys.readouterr().err == "error: two lines\n"
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    config.write_json(path, {"a": "é"})
+    with pytest.raises(TypeError):
+        config.write_json(path, {"a": object()})
+    assert config.read_json(path) == {"a": "é"}
+    path.write_text("{")
+    with pytest.raises(ValueError, match="a.json is not JSON"):
+        config.read_json(path)

@@ -1,7 +1,10 @@
-"""Several training runs in one start of the processes: torchrun --nproc_per_node=4 tests/worker.py '[["configs/bloom.py", "run.name=a"], ...]'
+"""Several training runs in one start of the processes.
 
-Starting four processes takes seconds and a tiny run takes one, so the tests put what they want to run into one call. A run may
-begin with the name of something that shall happen to it: ["nan", "configs/bloom.py", ...].
+    torchrun --nproc_per_node=4 tests/worker.py '[["configs/bloom.py", "run.name=a"], ...]'
+
+Starting four processes takes seconds and a tiny run takes one, so the tests put what they want to run into
+one call. A run may begin with the name of something that shall happen to it: ["nan", "configs/bloom.py",
+...]. Each such function returns the hook that train() calls when the run has begun and after every step.
 """
 import json
 import os
@@ -12,79 +15,84 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import torch
+
 import config
-import data
 import parallel
 import train
-from model import Transformer
 
 
-def when_reading(action):
-    """Do action(step) on process 1 before it reads the rows of `step`, counted from 1."""
-    rows = data.Rows.rows
+def on_process_1(actions):
+    """A hook that does actions[step](training) on process 1 after `step`."""
+    def after(training):
+        if parallel.place()[0] == 1 and training.step in actions:
+            actions[training.step](training)
+    return after
 
-    def read(self, step, rank=0, world=1):
-        if rank == 1:
-            action(step + 1)
-        return rows(self, step, rank, world)
-    data.Rows.rows = read
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def nan():
     """The loss of step 4 is not a number, on process 1 only."""
-    forward, now = Transformer.forward, [0]
-    when_reading(lambda step: now.__setitem__(0, step))
+    hooks = []
 
-    def poisoned(self, ids, targets=None, **k):
-        return forward(self, ids, targets, **k) * (float("nan") if now[0] == 4 and self.training and targets is not None else 1)
-    Transformer.forward = poisoned
+    def poison(training):
+        hooks.append(training.model.register_forward_hook(lambda model, args, loss: loss * float("nan")))
+    return on_process_1({3: poison, 4: lambda training: hooks.pop().remove()})
 
 
 def full():
-    """Process 1 cannot write a file of more than 500 bytes while steps 3 to 5 run: the save of step 4 fails there."""
+    """Process 1 cannot write a file of more than 500 bytes while steps 4 and 5 run: the save of step 4 fails
+    there."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    when_reading(lambda step: resource.setrlimit(resource.RLIMIT_FSIZE, (500 if 3 <= step <= 5 else hard, hard)))
+
+    def limit(size):
+        return lambda training: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    return on_process_1({3: limit(500), 5: limit(hard)})
 
 
 def stopped():
-    """Process 1 is frozen in step 3."""
-    when_reading(lambda step: step == 3 and os.kill(os.getpid(), signal.SIGSTOP))
+    """Process 1 is frozen after step 2."""
+    return on_process_1({2: lambda training: os.kill(os.getpid(), signal.SIGSTOP)})
 
 
 def stuck():
-    """Process 1 never comes back from reading in step 3, as from a file system that hangs."""
-    when_reading(lambda step: step == 3 and time.sleep(1000))
+    """Process 1 does not come back from step 2, as from a file system that hangs."""
+    return on_process_1({2: lambda training: time.sleep(1000)})
 
 
 def dies():
-    """kill -9 of process 1 in step 2; after a restart of process 0 in the save of step 4, all but marked complete; then of 1 in the evaluation after step 6."""
-    attempt, rank, write, evaluate = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"]), config.write_json, train.evaluate
+    """kill -9 of process 1 after step 1; after a restart of process 0 in the save of step 4, when all but
+    `done` is written; after another restart of process 1 in the evaluation after step 6."""
+    attempt, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
 
-    def die(*when):
-        if (attempt, rank) == when:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def opening(event, args):               # Python calls this whenever a file is opened
+        if event == "open" and str(args[0]).endswith("0000004/done.new"):
+            kill()
+    if (attempt, rank) == (1, 0):
+        sys.addaudithook(opening)
 
-    def written(path, value):
-        if path.endswith("0000004/done"):
-            die(1, 0)
-        write(path, value)
+    def evaluating(model, args):
+        if not torch.is_grad_enabled():
+            kill()
 
-    def evaluating(model, rows, run, device, precision, asked):
-        return evaluate(model, rows, run, device, precision, lambda: die(2, 1) or asked())
-    when_reading(lambda step: step == 2 and die(0, 1))
-    config.write_json, train.evaluate = written, evaluating
+    def after(training):
+        if (attempt, rank, training.step) == (0, 1, 1):
+            kill()
+        if (attempt, rank, training.step) == (2, 1, 5):
+            training.model.register_forward_pre_hook(evaluating)
+    return after
 
 
 HAPPENS = {f.__name__: f for f in (nan, full, stopped, stuck, dies)}
 
 
 def main():
-    rows, forward = data.Rows.rows, Transformer.forward
     for args in json.loads(sys.argv[1]):
-        data.Rows.rows, Transformer.forward = rows, forward
-        if args[0] in HAPPENS:
-            HAPPENS[args.pop(0)]()
-        train.train(train.load_config(args[0], args[1:]))
+        after = HAPPENS[args.pop(0)]() if args[0] in HAPPENS else train.nothing
+        train.train(train.load_config(args[0], args[1:]), after)
 
 
 if __name__ == "__main__":
