@@ -4,12 +4,19 @@ BIN := .venv/bin
 
 toy: .venv/ready
 	$(BIN)/python train.py configs/bloom.py
-	$(BIN)/python sample.py runs/bloom-toy --prompt "Once upon a time" --tokens 200
+	$(BIN)/python sample.py runs/bloom-toy --prompt "Once upon a time" --tokens 120 --temperature 0.3
+	@echo 'next: source .venv/bin/activate && python sample.py runs/bloom-toy --prompt "One day," --temperature 0.3'
 
 test: .venv/ready-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile
 
+# the commands of README.md and docs/, in their order, in a copy of the repository
+docs-check: .venv/ready-test
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-extras.txt
+	$(BIN)/python tools/docs_check.py
+
 .venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
@@ -18,4 +25,4 @@ test: .venv/ready-test
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
-.PHONY: toy test
+.PHONY: toy test docs-check

@@ -1,6 +1,8 @@
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -35,3 +37,28 @@ def test_the_slurm_script_saves_before_the_limit_and_queues_itself_again(tmp_pat
     asked = (tmp_path / "asked").read_text()
     assert "--nnodes=4:5" in asked and "node0:29500" in asked
     assert asked.endswith("train.py configs/bloom.py size=7b1 run.name=x\n")
+
+
+PAGES = ["README.md", *sorted(f"docs/{name}" for name in os.listdir(f"{ROOT}/docs") if name.endswith(".md"))]
+
+
+def test_the_quick_blocks_of_every_page_run_as_printed():
+    """The others take minutes: make docs-check."""
+    command = [sys.executable, f"{ROOT}/tools/docs_check.py", *PAGES, "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") >= 3
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_links_of_a_page_exist(page):
+    with open(f"{ROOT}/{page}", encoding="utf-8") as f:
+        text = f.read()
+    for script in re.findall(r"\bpython ([\w/]+\.py)", text):
+        assert os.path.exists(f"{ROOT}/{script}"), f"{page} names {script}"
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert os.path.exists(os.path.join(ROOT, os.path.dirname(page), link)), f"{page} links to {link}"
+
+
+def test_the_readme_can_be_skimmed():
+    assert os.path.getsize(f"{ROOT}/README.md") <= 9_000
