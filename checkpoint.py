@@ -9,6 +9,7 @@ is not a checkpoint, and a checkpoint with a file that differs is refused by nam
 question about the folder of a run.
 """
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -215,19 +216,14 @@ class Log:
         return {r["step"]: r["val"]["loss"] for r in self.records if "val" in r}
 
 
+@dataclasses.dataclass
 class RunFolder:
-    """What the folder of a run says. `facts` is its config.json, `shape` its config.Model; `imported` is
-    None for a run of train.py, and says where the model comes from after convert.py import."""
-    def __init__(self, path):
-        self.path = path.rstrip("/")
-        file = f"{self.path}/config.json"
-        self.facts = config.read_json(file) if os.path.exists(file) else {}
-        if not isinstance(self.facts, dict) or "model" not in self.facts:
-            raise ValueError(f"{path} is not a run: it has no config.json of one; train.py makes a run, and "
-                             "convert.py import makes one of a Hugging Face folder")
-        self.imported = self.facts.get("imported")
-        with config.blame(file):
-            self.shape = config.Model(**self.facts["model"])
+    """What the folder of a run says. open_run() makes one."""
+    path: str
+    facts: dict                 # its config.json
+    shape: config.Model
+    # of a model that convert.py imported: where it comes from; None for a run of train.py
+    imported: dict | None
 
     def settings(self):
         """The config.Config it was trained with; settings that were known under other names are left at
@@ -262,6 +258,14 @@ class RunFolder:
             raise ValueError(f"{folder} was made with another tokenizer than that of {self.path}: its tokens "
                              f"mean something else; prepare it with --tokenizer {self.path}/tokenizer")
 
+    def check_weights_for(self, cfg, rows):
+        """Stop a run that cannot begin with these weights: another shape, another tokenizer."""
+        for key, old, new in config.differences(config.plain(self.shape), config.plain(cfg.model)):
+            if key not in ("context", "init_std"):      # these two are not the model's shape
+                raise ValueError(f"init_from={self.path} holds a model with {key}={old}, model.{key}={new} "
+                                 f"is another one; leave model.{key} away")
+        self.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
+
     def tokenizer(self):
         """The tokenizer of the run. An imported model begins and ends a text as its own files say; in our
         training rows a text follows the end of another."""
@@ -287,12 +291,29 @@ class RunFolder:
 
 def open_run(path):
     """The RunFolder of `path`; a ValueError if it is none."""
-    return RunFolder(path)
+    path = path.rstrip("/")
+    facts = config.read_json(f"{path}/config.json") if os.path.exists(f"{path}/config.json") else {}
+    if not isinstance(facts, dict) or "model" not in facts:
+        raise ValueError(f"{path} is not a run: it has no config.json of one; train.py makes a run, and "
+                         "convert.py import makes one of a Hugging Face folder")
+    with config.blame(f"{path}/config.json"):
+        return RunFolder(path, facts, config.Model(**facts["model"]), facts.get("imported"))
 
 
 def hashes(manifest):
     """{source: SHA-256 of its training tokens} of a data folder's manifest.json."""
     return {name: source["train"]["sha256"] for name, source in manifest["sources"].items()}
+
+
+def write_folder(path, cfg, rows):
+    """config.json and the tokenizer of a run in folder `path`."""
+    os.makedirs(path, exist_ok=True)
+    if not os.path.exists(f"{path}/tokenizer"):
+        shutil.copytree(f"{rows.folder}/tokenizer", f"{path}/tokenizer.new", dirs_exist_ok=True)
+        os.rename(f"{path}/tokenizer.new", f"{path}/tokenizer")
+    facts = {"torch": torch.__version__, "tokenizer": rows.manifest["tokenizer"],
+             "data_sha256": hashes(rows.manifest)}
+    config.write_json(f"{path}/config.json", config.plain(cfg) | facts)
 
 
 def check_same_recipe(path, cfg, rows):

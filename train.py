@@ -2,22 +2,19 @@
 
     python train.py configs/bloom.py                              # toy size: minutes on a laptop
     python train.py configs/llama.py run.name=try1 optim.lr=2e-3 data.name=mine
-    python train.py configs/llama.py init_from=runs/smol run.name=mine data.name=mine    # begin with
-    another run's weights
-    torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # eight GPUs; docs/launch.md has
-    the rest
+    python train.py configs/llama.py init_from=runs/smol run.name=mine data.name=mine
+    torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # docs/launch.md has the rest
 
 Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop
-saves at the end of the step. train() at the end of this file is the loop; what it uses stands above it.
+saves at the end of the step. train(), near the end of this file, is the loop; what it uses stands above it.
 
-Letters: B rows in a micro-batch   T tokens   V vocabulary
+Letters: B rows in a micro-batch   T tokens
 """
 import contextlib
 import dataclasses
 import math
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +29,7 @@ import parallel
 from model import Transformer, count, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# dense bfloat16 FLOP/s, and the memory in 10^9 bytes it is sold with; from the data sheets
+# dense bfloat16 FLOP/s, and the memory in 10^9 bytes with which it is sold; from the data sheets
 GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 80), "H100": (989e12, 80),
         "H200": (989e12, 141), "B200": (2250e12, 180)}
 
@@ -40,8 +37,7 @@ GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 
 # ---- the recipe ----
 
 def lr_at(tokens, o, total):
-    """Learning rate once `tokens` tokens have been read: linear warmup to o.lr, then cosine to o.min_lr at
-    o.decay or the end."""
+    """Learning rate after `tokens` tokens: linear warmup to o.lr, then cosine to o.min_lr."""
     end = o.decay or total
     if tokens < o.warmup:
         return o.lr * tokens / o.warmup
@@ -58,11 +54,11 @@ def adamw(model, o):
 
 
 def gradients(model, x, y, valid, micro, precision):
-    """Forward and backward of this process's rows x, y (B, T), `micro` at a time. Returns its part of the
-    step's mean loss.
+    """Forward and backward of the rows x, y (B, T) of this process, `micro` at a time; its part of the mean
+    loss.
 
-    Losses are summed over the global batch, then divided by `valid`, the number of all its targets. So it
-    changes nothing how the batch is cut.
+    Losses are summed over the batch of all processes, then divided by `valid`, the number of all its targets.
+    So the result does not depend on how the batch is cut.
     """
     total, pieces = 0.0, list(zip(x.split(micro), y.split(micro)))
     for i, (a, b) in enumerate(pieces):
@@ -83,9 +79,9 @@ def flops_per_token(m, parameters):
 
 @torch.no_grad()
 def validate(model, rows, run, micro, device, precision, asked=lambda: False):
-    """Over the validation split in file order: {"loss" nats per token, "bits_per_byte", "sources": {name:
-    the same}}, and "mix", the loss if the sources had the shares of the training rows. None if `asked()`
-    says stop."""
+    """{"loss" in nats per token, "bits_per_byte", "mix", "sources": {name: the same two}} of the validation
+    split. "mix" is the loss if the sources had their shares of the training rows. None if `asked()` says
+    stop."""
     rank, world = parallel.place()
     sources, nats, tokens, size = {}, 0.0, 0, 0.0
     for name, split, in_file in zip(rows.sources, rows.val, rows.val_bytes):
@@ -143,27 +139,6 @@ def prepare_data(cfg):
             raise ValueError(f"prepare.py could not make data/{cfg.data.name}; see above")
 
 
-def write_folder(cfg, rows, run):
-    """config.json and the tokenizer of folder `run`."""
-    os.makedirs(run, exist_ok=True)
-    if not os.path.exists(f"{run}/tokenizer"):
-        shutil.copytree(f"{rows.folder}/tokenizer", f"{run}/tokenizer.new", dirs_exist_ok=True)
-        os.rename(f"{run}/tokenizer.new", f"{run}/tokenizer")
-    facts = {"torch": torch.__version__, "tokenizer": rows.manifest["tokenizer"]}
-    facts["data_sha256"] = checkpoint.hashes(rows.manifest)
-    config.write_json(f"{run}/config.json", config.plain(cfg) | facts)
-
-
-def check_init_from(cfg, rows):
-    """Stop a run that cannot begin with the weights of init_from: another shape, another tokenizer."""
-    other = checkpoint.open_run(cfg.init_from)
-    for key, old, new in config.differences(config.plain(other.shape), config.plain(cfg.model)):
-        if key not in ("context", "init_std"):      # these two are not the model's shape
-            raise ValueError(f"init_from={cfg.init_from} holds a model with {key}={old}, model.{key}={new} "
-                             f"is another one; leave model.{key} away")
-    other.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
-
-
 # ---- begin ----
 
 @dataclasses.dataclass
@@ -208,7 +183,7 @@ def begin(cfg):
     parallel.once(lambda: prepare_data(cfg))
     rows = data.Rows(cfg)
     if cfg.init_from and not checkpoint.steps(run):
-        check_init_from(cfg, rows)
+        checkpoint.open_run(cfg.init_from).check_weights_for(cfg, rows)
     entries = rows.manifest["vocab"]
     cfg.model.vocab = cfg.model.vocab or math.ceil(entries / 128) * 128
     if entries > cfg.model.vocab:
@@ -217,7 +192,7 @@ def begin(cfg):
     changed = parallel.together(lambda: checkpoint.check_same_recipe(run, cfg, rows))
     model = build(cfg, device, dtype).to_empty(device=device)
     optimizer = adamw(model, cfg.optim)
-    parallel.once(lambda: write_folder(cfg, rows, run))
+    parallel.once(lambda: checkpoint.write_folder(run, cfg, rows))
     steps = data.steps_in(cfg.run, cfg.model.context)
     print(described(cfg, count(model), steps, hardware))
 
@@ -243,27 +218,23 @@ def begin(cfg):
 
 def described(cfg, parameters, steps, hardware):
     """What is going to be trained, in two lines."""
-    m, r, world = cfg.model, cfg.run, parallel.place()[1]
-    parts = [m.position, f"{m.norm} norm", m.mlp]
-    for word, there in (("bias", m.bias), ("embedding norm", m.embed_norm), ("tied", m.tied)):
-        if there:
-            parts.append(word)
-    where = f"{world} processes, {hardware}" if world > 1 else hardware
-    return (f"{r.name}: {parameters:,} parameters, {m.layers} layers of {m.dim}, {m.heads} heads; "
-            f"{', '.join(parts)}; vocabulary {m.vocab:,}, context {m.context}\n"
-            f"{steps:,} steps of {r.batch} rows = {data.rows_before(steps, r) * m.context:,} tokens; {where}")
+    m, r, tokens = cfg.model, cfg.run, data.rows_before(steps, cfg.run) * cfg.model.context
+    parts = ("layers", "dim", "heads", "position", "norm", "mlp", "bias", "embed_norm", "tied", "vocab",
+             "context")
+    shape = ", ".join(f"{part} {getattr(m, part)}" for part in parts)
+    return (f"{r.name}: {parameters:,} parameters: {shape}\n{steps:,} steps of {r.batch} rows = {tokens:,} "
+            f"tokens; {parallel.place()[1]} process(es) on {hardware}")
 
 
 def say_changes(t, changed):
-    """Print what changed; a longer run has another schedule, so say what becomes of the learning rate."""
+    """Print what changed. A longer run has another schedule: say what becomes of the learning rate."""
     for key, (old, new) in changed.items():
         print(f"changed since {t.folder} was last started: {key} {old} -> {new}")
-    if "run.tokens" in changed:
-        o, (old, new) = t.cfg.optim, changed["run.tokens"]
-        before = dataclasses.replace(o, decay=None) if "optim.decay" in changed else o
-        was, now = lr_at(t.tokens(), before, old), lr_at(t.tokens(), o, new)
-        way = f"; optim.decay={old} would keep the old schedule" if was != now else ""
-        print(f"the learning rate at step {t.step} was {was:.2e}, now it is {now:.2e}{way}")
+    if "run.tokens" in changed and t.cfg.optim.decay is None:
+        old, new = changed["run.tokens"]
+        was, now = (lr_at(t.tokens(), t.cfg.optim, total) for total in (old, new))
+        print(f"the learning rate at step {t.step} was {was:.2e}, now it is {now:.2e}; optim.decay={old} "
+              "would keep the old schedule")
 
 
 class Stop:
@@ -312,8 +283,8 @@ def report_losses(t, val):
     """Log and print the result of validate()."""
     t.log.write(step=t.step, tokens=t.tokens(), val=val)
     by_source = "   ".join(f"{name} {v['loss']:.3f}" for name, v in list(val["sources"].items())[:6])
-    print(f"step {t.step:>6}/{t.steps}   validation loss {val['loss']:.4f}   "
-          f"{val['bits_per_byte']:.3f} bits per byte   mixed as the rows {val['mix']:.3f}   {by_source}")
+    print(f"step {t.step:>6}/{t.steps}   validation loss {val['loss']:.4f}   {val['bits_per_byte']:.3f} bits "
+          f"per byte   mixed as the rows {val['mix']:.3f}   {by_source}")
 
 
 def report_step(t, speed, which, loss, norm, lr):
@@ -374,11 +345,7 @@ def finish(t, stop, error):
 
 # ---- the loop ----
 
-def nothing(training):
-    """The hook of a run in which nothing unusual happens."""
-
-
-def train(cfg, after=nothing):
+def train(cfg, after=lambda training: None):
     """The whole run. `after(training)` is called when it has begun, and after every step: tests use it."""
     t = begin(cfg)
     r, machine = cfg.run, cfg.machine

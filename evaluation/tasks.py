@@ -1,309 +1,283 @@
-"""What a model is asked: the papers' tasks as their authors released them, tasks of your own, and a benchmark for models of a laptop's size.
+"""What a model is asked: items of the papers' tasks (formats.py), of tasks of your own, of the laptop
+benchmark (benchmark.py).
 
-    python tasks.py piqa=valid.jsonl            # prints the items as JSON lines, each as the model reads it (first prompt)
-    python tasks.py who                         # a task of the laptop benchmark
-    python evaluate.py runs/NAME --tasks piqa=valid.jsonl who mine.jsonl        # evaluate.py scores them
+    python evaluate.py runs/NAME --tasks piqa=valid.jsonl who mine.jsonl        # scores them
+    python -m evaluation.tasks piqa=valid.jsonl         # prints them as the model reads them (first prompt)
 
-A task is  FORMAT=PATH  or  FORMAT.LANG=PATH  for a released file (folder, glob), the name of one of ours, or a file of items, one JSON object a line:
+A task is  FORMAT=PATH  or  FORMAT.LANG=PATH  for a released file (folder, glob), the name of one of ours, or
+a file of items, one JSON object in a line:
     {"context", "choices", "label"}     which choice is likeliest; context may be a list, one for each choice
-    {"context", "answer"}               greedy text up to "stop" is the answer, or one of a list of answers
-    {"context", "target"}               the target's probability, and whether greedy text begins with it
+    {"context", "answer"}               the model writes, up to "stop", the answer, or one of a list of them
+    {"context", "target"}               the target's probability, and whether the model would write it
     {"text"}                            the text's probability: perplexity and bits per byte
-The model reads context + choice to the letter: write the space between them where there is one. "lang" is reported by if it is there.
-Read FORMATS first, then items().
+The model reads context + choice to the letter: write the space between them where there is one. Results are
+also given for each "lang", if items have one. A shot is a solved example that stands before an item. Read
+load_items() first.
 """
 import csv
-import dataclasses
 import difflib
 import glob
 import json
 import os
 import random
 import re
-import sys
-from typing import Callable
 
 import config
-from corpus import stories
+from evaluation.benchmark import BENCHMARK, GENERATED, ROOT, generated_items
+from evaluation.formats import FORMATS, LINKS, OWN, copa
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-QA = [("Question: {question}\nAnswer:", " {choice}"), ("{question}", " {choice}"), ("Q: {question}\nA:", " {choice}")]
-TRIVIA = ("\n", ".", ",")       # an answer ends at the first of these (LLaMA, section 3.2)
-
-
-@dataclasses.dataclass
-class Format:
-    """A released format. `item` turns a record into the fields of an item, or a list of them; a prompt is (context, continuation), templates of the
-    fields and of `choice`. `rule` is the score that decides (evaluate.py): LLaMA divides by characters, or by P(choice | "Answer:") (section 3.1)."""
-    item: Callable
-    prompts: list
-    rule: str = "char"
-    head: str = ""              # before the first example
-    between: str = "\n\n"       # after each example
-    shots: int = 0              # where --shots is not given
-    tokens: int = 32            # of an answer, at most
+KINDS = ("choices", "answer", "target", "text")
+# fields of a record that an item of a kind keeps
+KEPT = {"choices": ("lang", "subject", "label"), "answer": ("lang", "answer", "stop", "number"),
+        "target": ("lang",)}
 
 
-def hellaswag(d, lang):
-    def clean(text):            # [title], [step], ...: left by WikiHow
-        return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
-    return {"query": clean(f"{d['activity_label']}: {d['ctx_a']} {d['ctx_b'].capitalize()}"), "choices": [clean(e) for e in d["endings"]], "label": int(d["label"])}
+# ---- a file to records ----
+
+def table_rows(table):
+    """Yield (line, row) of a csv reader."""
+    try:
+        for row in table:
+            yield table.line_num, row       # a row may have several lines
+    except csv.Error as e:
+        raise ValueError(f"line {table.line_num}: {e}") from e
 
 
-# because, so
-LINKS = {"en": ("because", "therefore"), "et": ("sest", "seetõttu"), "ht": ("poukisa", "donk sa"), "id": ("karena", "maka"), "it": ("perché", "quindi"),
-         "qu": ("imataq", "chaymi"), "sw": ("kwa sababu", "kwa hiyo"), "ta": ("காரணமாக", "எனவே"), "th": ("เพราะ", "ดังนั้น"), "tr": ("çünkü", "bu yüzden"),
-         "vi": ("bởi vì", "vì vậy"), "zh": ("因为", "所以")}
-
-
-def copa(d, lang):
-    effect = {"cause": 0, "effect": 1}[d["question"]]
-    return {"start": d["premise"].strip()[:-1], "link": LINKS[lang or "en"][effect], "asked": ("What was the cause?", "What happened then?")[effect],
-            "choices": [c[0].lower() + c[1:] for c in (d["choice1"], d["choice2"])], "label": int(d["label"])}
-
-
-def winogrande(d, lang):
-    before, after = d["sentence"].split("_")
-    return {"before": before, "after": after.strip(), "choices": [d["option1"], d["option2"]], "label": int(d.get("answer") or d["label"]) - 1}
-
-
-def arc(d, lang):
-    choices = d["question"]["choices"]
-    return {"question": d["question"]["stem"], "choices": [c["text"] for c in choices], "label": [c["label"] for c in choices].index(d["answerKey"].strip())}
-
-
-def boolq(d, lang):
-    return {"question": d["question"].rstrip("?"), "choices": ["no", "yes"], "label": int(d["answer"] if "answer" in d else d["label"])}
-
-
-def lambada(d, lang):
-    before, last = d["text"].strip().rsplit(" ", 1)
-    return {"before": before, "target": last}
-
-
-def race(d, lang):
-    return [{"article": d["article"], "question": q, "choices": o, "label": "ABCD".index(a)} for q, o, a in zip(d["questions"], d["options"], d["answers"], strict=True)]
-
-
-def xnli(d, lang):
-    label = ["entailment", "neutral", "contradiction"].index(d["gold_label"])
-    return {"choices": ["Yes", "Also", "No"], "plain": ["True", "Neither", "False"][label], "label": label} if d.get("language", lang) == (lang or "en") else []
-
-
-def xstorycloze(d, lang):
-    return {"choices": [d["RandomFifthSentenceQuiz1"], d["RandomFifthSentenceQuiz2"]], "label": int(d["AnswerRightEnding"]) - 1}
-
-
-def trivia(d, lang):            # TriviaQA's own fields, or NQ-open's
-    names = d["Answer"]["Aliases"] + [d["Answer"]["Value"]] if "Answer" in d else d["answer"]
-    return {"question": d.get("Question", d.get("question")).rstrip("? ") + "?", "answer": list(dict.fromkeys(names)), "stop": TRIVIA}
-
-
-def gsm8k(d, lang):
-    return {"answer": d["answer"].split("####")[1].strip(), "shot": d["answer"], "stop": ("Question:",), "number": True}
-
-
-def mmlu(d, lang):
-    return {"choices": ["A", "B", "C", "D"], "label": "ABCD".index(d["answer"])}
-
-
-OPEN = "Answer these questions:\n\n"
-FORMATS = {
-    "hellaswag": Format(hellaswag, [("{query}", " {choice}")]),
-    "piqa": Format(lambda d, lang: {"choices": [d["sol1"], d["sol2"]], "label": int(d["label"])}, [("Question: {goal}\nAnswer:", " {choice}"), ("{goal}", " {choice}")]),
-    "copa": Format(copa, [("{start} {link}", " {choice}"), ("{premise}\nQuestion: {asked}\nAnswer:", " {choice}")], rule="sum"),
-    "winogrande": Format(winogrande, [("{before}{choice}", " {after}")], rule="sum"),          # the name is in the context: the same words after it are scored
-    "arc": Format(arc, QA),
-    "openbookqa": Format(arc, [QA[1], QA[0]], rule="answer"),
-    "boolq": Format(boolq, [("{passage}\nQuestion: {question}?\nAnswer:", " {choice}"), ("{passage}\nAfter reading this, is it true: {question}?", " {choice}")], rule="answer"),
-    "lambada": Format(lambada, [("{before}", " {target}")]),
-    "siqa": Format(lambda d, lang: {"choices": [d["answerA"], d["answerB"], d["answerC"]], "label": int(d["label"]) - 1},
-                   [("Q: {context} {question}\nA:", " {choice}"), ("{context}\nQuestion: {question}\nAnswer:", " {choice}")]),
-    "race": Format(race, [("Article: {article}\n\nQuestion: {question}\nAnswer:", " {choice}"), ("{article}\n\n{question}", " {choice}")]),
-    "xnli": Format(xnli, [("", "{sentence1}, right? {choice}, {sentence2}")], rule="sum"),
-    "xstorycloze": Format(xstorycloze, [("{InputSentence1} {InputSentence2} {InputSentence3} {InputSentence4}", " {choice}")]),
-    "triviaqa": Format(trivia, [("Q: {question}\nA:", " {answer}"), ("Question: {question}\nAnswer:", " {answer}")], head=OPEN, between="\n"),
-    "nq": Format(trivia, [("Q: {question}\nA:", " {answer}"), ("Question: {question}\nAnswer:", " {answer}")], head=OPEN, between="\n"),
-    "gsm8k": Format(gsm8k, [("Question: {question}\nAnswer:", " {answer}")], tokens=256),
-    "mmlu": Format(mmlu, [("{question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}\nAnswer:", " {choice}")], rule="sum", shots=5,
-                   head="The following are multiple choice questions (with answers) about {subject}.\n\n"),
-}
-FORMATS |= {"xcopa": FORMATS["copa"]}
-OWN = Format(lambda d, lang: d, [None], between="\n\n")
-
-
-def records(path):
-    """Yield (line, record) of a released file: JSON lines (a line is not parsed yet), a table with a head, MMLU's table without, or one JSON document."""
-    end, labels = os.path.splitext(path)[1], path.removesuffix(".jsonl") + "-labels.lst"
-    with open(path, encoding="utf-8", newline="") as f:
+def raw_records(path):
+    """Yield (line, raw record) of a released file: a row of a table, a line of JSON, a part of a document."""
+    end = os.path.splitext(path)[1]
+    with open(path, encoding="utf-8", newline="") as f, config.blame(path):
         if end == ".tsv":
-            table = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-            yield from ((table.line_num, row) for row in table)
+            yield from table_rows(csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE))
         elif end == ".csv":
-            table, subject = csv.reader(f), re.sub("_(test|dev|val)$", "", os.path.splitext(os.path.basename(path))[0]).replace("_", " ")
-            yield from ((table.line_num, {**dict(zip(("question", "A", "B", "C", "D", "answer"), row, strict=True)), "subject": subject}) for row in table)
+            yield from table_rows(csv.reader(f))
         elif end == ".jsonl":
-            given = open(labels).read().split() if os.path.exists(labels) else None        # PIQA, SIQA and WinoGrande keep the labels in a file of their own
-            for n, line in enumerate(f, 1):
-                yield n, line if given is None else f'{{"label": {json.dumps(given[n - 1])}, {line.strip().removeprefix("{")}'
-        elif (text := f.read()).lstrip().startswith("{"):
-            whole = json.loads(text)
-            yield from enumerate(whole.get("Data", [whole]), 1)
-        else:                           # LAMBADA as plain text
-            yield from ((n, {"text": line}) for n, line in enumerate(text.splitlines(), 1))
+            yield from enumerate(f, 1)
+        else:
+            text = f.read()
+            if text.lstrip().startswith("{"):
+                document = json.loads(text)
+                yield from enumerate(document.get("Data", [document]), 1)       # TriviaQA; RACE has just one
+            else:
+                yield from enumerate(({"text": line} for line in text.splitlines()), 1)     # LAMBADA
+
+
+def separate_labels(path):
+    """PIQA, SIQA and WinoGrande keep the labels in a file of their own, a line each; else None."""
+    labels = path.removesuffix(".jsonl") + "-labels.lst"
+    if not os.path.exists(labels):
+        return None
+    with open(labels, encoding="utf-8") as f:
+        return f.read().split()
+
+
+def record_of(raw, path):
+    """A raw record as a dictionary."""
+    if isinstance(raw, str):
+        return json.loads(raw)
+    if isinstance(raw, list):           # MMLU's table has no head, and the name of the file is the subject
+        subject = re.sub("_(test|dev|val)$", "", os.path.splitext(os.path.basename(path))[0])
+        columns = zip(("question", "A", "B", "C", "D", "answer"), raw, strict=True)
+        return {**dict(columns), "subject": subject.replace("_", " ")}
+    return raw
+
+
+# ---- a record to items ----
+
+def as_list(texts):
+    """One text or several, as a list."""
+    return [texts] if isinstance(texts, str) else texts
+
+
+def is_texts(texts):
+    return isinstance(texts, (list, tuple)) and bool(texts) and all(isinstance(text, str) for text in texts)
 
 
 def kind_of(item):
-    return next((k for k in ("choices", "answer", "target", "text") if k in item), None)
+    return next((kind for kind in KINDS if kind in item), None)
 
 
-def check(item):
-    """Stop what is not an item, saying what is wrong."""
-    if (kind := kind_of(item)) is None or kind != "text" and "context" not in item:
+def check_item(item):
+    """Stop what is not an item, saying what is wrong; returns it."""
+    kind = kind_of(item)
+    if kind is None or kind != "text" and "context" not in item:
         raise ValueError('it needs "context" and one of "choices", "answer", "target"; or "text"')
-    texts = [item.get("context", "")] if isinstance(item.get("context", ""), str) else item["context"]
-    answers = [item[kind]] if isinstance(item[kind], str) else item[kind]
-    if not isinstance(answers, list) or not answers or not all(isinstance(t, str) and t.strip() for t in answers) or not all(isinstance(t, str) for t in texts):
+    context, answers = item.get("context", ""), as_list(item[kind])
+    if not is_texts(answers) or not all(map(str.strip, answers)) or not is_texts(as_list(context)):
         raise ValueError(f'"context" must be text and "{kind}" text that is not blank')
-    if kind == "choices" and (len(answers) < 2 or len(texts) not in (1, len(answers)) or type(item.get("label")) is not int or not 0 <= item["label"] < len(answers)):
-        raise ValueError(f'"label" must be the number of one of at least two "choices", counted from 0; it is {item.get("label")!r} of {len(answers)}')
+    if not is_texts(as_list(item.get("stop", ""))) or not isinstance(item.get("lang", ""), str):
+        raise ValueError('"lang" must be text, and "stop" text or a list of texts')
+    if isinstance(context, list) and (kind != "choices" or len(context) != len(answers)):
+        raise ValueError('a list as "context" must have one text for each of the "choices"')
+    if kind == "choices":
+        label, n = item.get("label"), len(answers)
+        if n < 2 or type(label) is not int or not 0 <= label < n:
+            raise ValueError('"label" must be the number of one of at least two "choices", counted from 0; '
+                             f"it is {label!r} of {n}")
     return item
 
 
 def fill(fields, prompt):
     """An item from the fields of a record and a prompt's two templates."""
-    if prompt is None:
-        return check(dict(fields))
-    kept = {k: fields[k] for k in ("lang", "subject", *{"choices": ("label",), "answer": ("answer", "stop", "number")}.get(kind_of(fields), ())) if k in fields}
-    if "choices" in fields:
-        contexts = [prompt[0].format(**{**fields, "choice": c}) for c in fields["choices"]]
-        kept["choices"] = [prompt[1].format(**{**fields, "choice": c}) for c in fields["choices"]]
-        kept["context"] = contexts if len(set(contexts)) > 1 else contexts[0]
+    before, after = prompt
+    kind = kind_of(fields)
+    item = {key: fields[key] for key in KEPT[kind] if key in fields}
+    if kind == "choices":
+        each = [{**fields, "choice": choice} for choice in fields["choices"]]
+        contexts = [before.format(**f) for f in each]
+        item["choices"] = [after.format(**f) for f in each]
+        item["context"] = contexts if len(set(contexts)) > 1 else contexts[0]
     else:
-        kept["context"] = prompt[0].format(**fields)
-        if kind_of(fields) == "target":
-            kept["target"] = prompt[1].format(**fields)
-    return check(kept | ({"shot": f" {fields['shot']}"} if "shot" in fields else {}))
+        item["context"] = before.format(**fields)
+    if kind == "target":
+        item["target"] = after.format(**fields)
+    if "shot" in fields:                # as an example it has the whole solution
+        item["shot"] = " " + fields["shot"]
+    return item
 
 
-def example(item):
+def items_of(record, form, lang, prompt):
+    """The items of one record with the format's prompt number `prompt`."""
+    fields = form.item(record, lang)
+    several = fields if isinstance(fields, list) else [fields]
+    templates = form.prompts[prompt]
+    if templates is None:
+        return [check_item(dict(one)) for one in several]
+    return [check_item(fill({**record, **one}, templates)) for one in several]
+
+
+def read_items(path, form, lang, prompt, skip_bad):
+    """(items of one file or generated task, how many records were left out as malformed)."""
+    if path in GENERATED and not os.path.exists(path):
+        return [{"where": f"{path}, item {n}", **item} for n, item in enumerate(generated_items(path), 1)], 0
+    found, bad, labels = [], 0, separate_labels(path)
+    for n, raw in raw_records(path):
+        where = f"{path}, line {n}"
+        try:
+            with config.blame(f"{where} is no such item"):
+                record = record_of(raw, path)
+                if labels:
+                    record = {"label": labels[n - 1], **record}
+                found += [{"where": where, **item} for item in items_of(record, form, lang, prompt)]
+        except ValueError as e:
+            if not skip_bad:
+                raise ValueError(f"{e}. --skip-bad leaves such lines out and counts them") from e
+            bad += 1
+    return found, bad
+
+
+# ---- examples before an item ----
+
+def solved(item):
     """An item with its right answer, as it stands before another one."""
-    if "text" in item:
-        raise ValueError("a text has no answer: it cannot be an example, use --shots 0")
-    context = item["context"] if isinstance(item["context"], str) else item["context"][item["label"]]
+    context = item["context"]
+    if isinstance(context, list):
+        context = context[item["label"]]
     if "choices" in item:
         return context + item["choices"][item["label"]]
-    answer = item["answer"] if isinstance(item.get("answer"), str) else item.get("answer", [""])[0]
-    return context + (item.get("shot") or item.get("target") or " " * (not context.endswith((" ", "\n"))) + answer)
+    if "shot" in item or "target" in item:
+        return context + item.get("shot", item.get("target"))
+    space = "" if context.endswith((" ", "\n")) else " "
+    return context + space + as_list(item["answer"])[0]
 
 
-def read(path, form, lang, prompt, skip_bad):
-    """(items of one file with one prompt, how many were left out as malformed)."""
-    found, bad = [], 0
-    rows = records(path)
-    while True:
-        n = None
-        try:
-            n, record = next(rows)
-            record = json.loads(record) if isinstance(record, str) else record
-            fields = form.item(record, lang)
-            for one in fields if isinstance(fields, list) else [fields]:
-                found.append({"where": f"{path}, line {n}"} | fill({**record, **one} if prompt else one, prompt))
-        except StopIteration:
-            return found, bad
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, csv.Error) as e:
-            if not skip_bad or n is None:           # without n the file itself could not be read
-                what = f"it has no {e}" if isinstance(e, KeyError) else e
-                raise ValueError(f"{path}{f', line {n}' if n else ''} is no such item: {what}. --skip-bad leaves such lines out and counts them") from e
-            bad += 1
+def pool(file, form, lang, prompt, shots_file, skip_bad):
+    """The items that may be examples for those of `file`: of `shots_file`, or of the file that MMLU has for
+    each subject. None: the other items of the file itself."""
+    if not shots_file and form is FORMATS["mmlu"]:
+        shots_file = file.replace(f"{os.sep}test{os.sep}", f"{os.sep}dev{os.sep}")
+        shots_file = shots_file.replace("_test.csv", "_dev.csv")
+    if not shots_file:
+        return None
+    if not os.path.exists(shots_file):
+        raise ValueError(f"the examples of {file} should be in {shots_file}: it is not there; "
+                         "give --shots-file, or --shots 0")
+    if shots_file == file:
+        raise ValueError(f"{file} holds its own examples: an item would have its answer before it; "
+                         "give another --shots-file")
+    return read_items(shots_file, form, lang, prompt, skip_bad)[0]
+
+
+def check_shots(shots, items, given, file):
+    """Stop where there are fewer examples than `shots`: `given` ones, or the other `items`."""
+    if "text" in map(kind_of, [*items, *(given or ())]):
+        raise ValueError("a text has no answer: it is no example, and has none before it; use --shots 0")
+    most = len(items) - 1 if given is None else len(given)
+    if shots > most:
+        raise ValueError(f"--shots {shots}: {file} has {len(items if given is None else given)} items; "
+                         "ask for fewer")
+
+
+def examples(i, items, given, shots, seed):
+    """The `shots` examples of item `i`: the first ones `given`, or others of `items`, drawn by (seed, i)."""
+    if given is not None:
+        return given[:shots]
+    drawn = random.Random(f"{seed} {i}").sample(range(len(items) - 1), shots)
+    return [items[j + 1 if j >= i else j] for j in drawn]           # item i itself is not counted
+
+
+def with_examples(item, before, form):
+    """An item behind the head of its format and the solved items `before`."""
+    if kind_of(item) == "text":
+        return item
+    text = form.head.format(**item) + "".join(solved(e) + form.between for e in before)
+    if isinstance(item["context"], str):
+        return {**item, "context": text + item["context"]}
+    return {**item, "context": [text + context for context in item["context"]]}
+
+
+# ---- a task ----
+
+def parse(spec):
+    """(format, language, path) of a task. parse("xcopa.it=a.jsonl") -> (FORMATS["xcopa"], "it", "a.jsonl")"""
+    left, equals, path = spec.partition("=")
+    if not equals:
+        return OWN, "", spec
+    name, _, lang = left.partition(".")
+    form = FORMATS.get(name)
+    if form is None or form.item is copa and lang and lang not in LINKS:
+        raise ValueError(f"unknown format {left!r}; known: {', '.join(FORMATS)}; "
+                         f"copa and xcopa in {', '.join(LINKS)}")
+    return form, lang, path
+
+
+def files(path):
+    """Files of a path, a folder, a glob, or the name of a task of ours; a generated task is its own name."""
+    if path in BENCHMARK and not os.path.exists(path):
+        return [path if path in GENERATED else f"{ROOT}/samples/tasks/{path}.jsonl"]
+    inside = f"{path}/**" if os.path.isdir(path) else path
+    found = sorted(f for f in glob.glob(inside, recursive=True) if os.path.isfile(f))
+    if not found:
+        near = difflib.get_close_matches(path, BENCHMARK, 1)
+        if near:
+            raise ValueError(f"no task {path!r}, did you mean {near[0]!r}?")
+        raise ValueError(f"no task {path!r}: there is no such file, and ours are {', '.join(BENCHMARK)}; "
+                         "a released file is FORMAT=PATH")
+    return found
 
 
 def load_items(spec, prompt=0, shots=None, shots_file=None, seed=0, skip_bad=False):
-    """(items, left out, format) of a task with its prompt number `prompt`. The examples before an item are `shots` others of its file, drawn by (seed, item),
-    or the first ones of `shots_file`; MMLU has a file of five for each subject."""
-    name, _, path = spec.partition("=")
-    name, _, lang = name.partition(".") if path else (spec, "", "")
-    form = FORMATS.get(name) if path else OWN
-    if form is None or form.item is copa and lang and lang not in LINKS:
-        raise ValueError(f"unknown format {spec.partition('=')[0]!r}; known: {', '.join(FORMATS)}; copa and xcopa in {', '.join(LINKS)}")
-    path = path or spec
-    if not os.path.exists(path) and spec in BENCHMARK:
-        files = [f"{HERE}/samples/tasks/{spec}.jsonl"]
-    else:
-        files = sorted(f for f in glob.glob(f"{path}/**" if os.path.isdir(path) else path, recursive=True) if os.path.isfile(f))
-    if not files:
-        near = difflib.get_close_matches(spec, BENCHMARK, 1)
-        raise ValueError(f"no task {spec!r}" + (f", did you mean {near[0]!r}?" if near else f": there is no such file, and ours are {', '.join(BENCHMARK)}; a released file is FORMAT=PATH"))
+    """(items, how many were left out, format) of a task with its prompt number `prompt`. Before an item
+    stand `shots` others of its file, drawn by the seed, or the first ones of `shots_file`."""
+    form, lang, path = parse(spec)
     shots = form.shots if shots is None else shots
     everything, left_out = [], 0
-    for file in files:
-        if spec in GENERATED and not os.path.exists(spec):
-            found, bad = [i for lang in languages() for i in story_items(spec, lang)], 0
-        else:
-            found, bad = read(file, form, lang, form.prompts[prompt], skip_bad)
-        others = shots_file or form.item is mmlu and shots and file.replace(f"{os.sep}test{os.sep}", f"{os.sep}dev{os.sep}").replace("_test.csv", "_dev.csv")
-        if others and not os.path.exists(others):
-            raise ValueError(f"the examples of {file} should be in {others}: it is not there; give --shots-file, or --shots 0")
-        pool = read(others, form, lang, form.prompts[prompt], skip_bad)[0] if others and shots else None
-        if shots and shots > len(found) - 1 and pool is None or pool is not None and shots > len(pool):
-            raise ValueError(f"--shots {shots}: {others or file} has {len(found if pool is None else pool)} items; ask for fewer")
-        for i, item in enumerate(found):
-            drawn = pool[:shots] if pool is not None else [found[j + (j >= i)] for j in random.Random(f"{seed} {i}").sample(range(len(found) - 1), shots)]
-            before = (form.head.format(**item) + "".join(example(e) + form.between for e in drawn)) if "context" in item else ""
-            everything.append(item | ({"context": before + item["context"] if isinstance(item["context"], str) else [before + c for c in item["context"]]} if before else {}))
+    for file in files(path):
+        items, bad = read_items(file, form, lang, prompt, skip_bad)
+        given = None
+        if shots:
+            given = pool(file, form, lang, prompt, shots_file, skip_bad)
+            check_shots(shots, items, given, shots_file or file)
+        for i, item in enumerate(items):
+            everything.append(with_examples(item, examples(i, items, given, shots, seed), form))
         left_out += bad
     return everything, left_out, form
 
 
-# The laptop benchmark: three tasks of remembering, one of sense and one of order in stories of the kind the sample corpus has, drawn with other
-# numbers; two written by hand, of words the corpus has in sentences it has not.
-GENERATED = {"who": ("hero", "friend"), "what": ("thing", "animal", "food", "fruit"), "where": ("place",), "ending": (), "order": ()}
-BENCHMARK = [*GENERATED, "grammar", "sense"]
-PER_LANGUAGE = 40
-
-
-def languages():
-    return sorted(os.path.basename(f).removesuffix(".txt") for f in glob.glob(f"{HERE}/samples/stories/*.txt"))
-
-
-def story_items(task, lang):
-    """Items of a generated task in one language, the same on every machine; none of them, with its right answer, stands in a story of the corpus."""
-    with open(f"{HERE}/samples/stories/{lang}.txt", encoding="utf-8") as f:
-        slots, plots = grammar = stories.parse(f.read(), lang)
-    corpus = "\n".join(stories.draw(grammar, lang, n) for n in range(stories.PER_LANGUAGE))
-    space, found, number = "" if lang.startswith("zh") else " ", [], stories.PER_LANGUAGE
-    while len(found) < PER_LANGUAGE:
-        number, r = number + 1, random.Random(f"{task} {lang} {number}")
-        values, plot = {slot: r.choice(options) for slot, options in slots.items()}, r.choice(plots)
-        lines, at = [r.choice(line) for line in plot], len(plot) - 1
-
-        def told(line, **other):
-            return re.sub(r"{(.*?)}", lambda m: {**values, **other}[m[1]], line)
-        if GENERATED[task]:             # the right line, and with other values of a slot that was named before
-            asked = [(i, s) for i in range(1, len(lines)) for s in GENERATED[task] if f"{{{s}}}" in lines[i] and f"{{{s}}}" in "".join(lines[:i])]
-            if not asked:
-                continue
-            at, slot = r.choice(asked)
-            choices = [told(lines[at], **{slot: v}) for v in (values[slot], *r.sample([o for o in slots[slot] if o != values[slot]], 3))]
-        elif task == "ending":          # the end, that of another plot, the beginning
-            choices = [told(lines[-1]), told(r.choice(r.choice([p for p in plots if p is not plot])[-1])), told(r.choice(plot[0]))]
-        else:                           # a line, and with two neighbours exchanged
-            at = r.randrange(1, len(lines))
-            words = told(lines[at]).split(" ") if space else list(told(lines[at]))
-            i = r.choice([i for i in range(len(words) - 1) if words[i] != words[i + 1]] or [0])
-            choices = [space.join(words), space.join([*words[:i], *words[i:i + 2][::-1], *words[i + 2:]])]
-        context = space.join(map(told, lines[:at]))
-        if context + space + choices[0] not in corpus and len(set(choices)) == len(choices):
-            order = r.sample(range(len(choices)), len(choices))
-            found.append({"lang": lang, "context": context, "choices": [space + choices[i] for i in order], "label": order.index(0)})
-    return found
-
-
 def main():
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        print(__doc__)
-        sys.exit("--help" not in sys.argv and "-h" not in sys.argv)
-    for spec in sys.argv[1:]:
+    ap = config.Parser(__doc__)
+    ap.add_argument("tasks", nargs="+", metavar="TASK")
+    for spec in ap.parse_args().tasks:
         for item in load_items(spec)[0]:
             print(json.dumps(item, ensure_ascii=False))
 

@@ -91,8 +91,8 @@ HAPPENS = {f.__name__: f for f in (nan, full, stopped, stuck, dies)}
 
 def main():
     for args in json.loads(sys.argv[1]):
-        after = HAPPENS[args.pop(0)]() if args[0] in HAPPENS else train.nothing
-        train.train(train.load_config(args[0], args[1:]), after)
+        after = [HAPPENS[args.pop(0)]()] if args[0] in HAPPENS else []
+        train.train(train.load_config(args[0], args[1:]), *after)
 
 
 if __name__ == "__main__":
