@@ -1,8 +1,9 @@
-"""Downloads that go on where they stopped. A file is NAME.part until it is whole and its sha256 is right; then it is renamed.
+"""Downloads that go on where they stopped. A file is NAME.part until it is whole.
 
-    python -c "from corpus import fetch; print(fetch.fetch('https://www.gutenberg.org/cache/epub/1342/pg1342.txt', 'data/raw'))"
+    python -c "from corpus import fetch; fetch.fetch('https://www.gutenberg.org/cache/epub/11/pg11.txt', '.')"
 
-NAME.part.json holds the server's mark of the version (ETag or date): only a part of the same version is continued.
+NAME.part.json holds the server's mark of the version, an ETag or a date. A part is continued if the server
+sends the rest of the same version. Whatever else it sends, the file is begun again.
 """
 import http.client
 import os
@@ -16,84 +17,95 @@ import urllib.request
 
 import config
 
-BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)   # not OSError: a full disk is no reason to try again
+# A line that breaks. Not OSError: a full disk is no reason to try again.
+BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+PASSING = (408, 429)  # errors below 500 that pass: too slow, too many requests
 
 
 def fetch(url, folder, sha256=None, tries=5, wait=2.0):
-    """Path of the file at `url` in `folder`, downloaded unless it is there. Gives up after `tries` attempts in a row without a new byte, `wait`, 2 `wait`, ... seconds apart."""
+    """Path of the file at `url` in `folder`, downloaded unless it is there. Gives up after `tries` attempts
+    in a row without a new byte, `wait`, 2 `wait`, 4 `wait`, ... seconds apart."""
     parts = urllib.parse.urlsplit(url)
     name = urllib.parse.unquote(parts.path.rpartition("/")[2])
-    if parts.scheme not in ("http", "https") or not parts.netloc or not re.fullmatch(r"\w[\w.,+=@-]*", name):
-        raise ValueError(f"cannot download {url}: it must be http:// or https:// and end in a plain file name; give a file on this machine as path")
-    path, part, best, failed = os.path.join(folder, name), os.path.join(folder, f"{name}.part"), 0, 0
+    plain = re.fullmatch(r"\w[\w.,+=@-]*", name)
+    if parts.scheme not in ("http", "https") or not parts.netloc or not plain:
+        raise ValueError(f"cannot download {url}: it must be http:// or https:// and end in a plain file "
+                         "name; give a file on this machine as path")
     os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name)
+    part, verified = f"{path}.part", f"{path}.sha256"
+    best = failed = 0
     while not os.path.exists(path):
         try:
-            download(url, part, name)
-            check(part, path, sha256, f"{url}: it was deleted; run the command again, or correct the sha256 if the publisher's has changed")
+            download(url, part)
+            if os.path.exists(verified):  # of an older file
+                os.remove(verified)
             os.replace(part, path)
             os.remove(f"{part}.json")
         except BROKEN as e:
-            if isinstance(e, urllib.error.HTTPError) and e.code < 500 and e.code not in (408, 429):
-                raise ValueError(f"cannot download {url}: {e.code} {e.reason}; try the address in a browser") from e
+            code, reason = getattr(e, "code", 500), getattr(e, "reason", e)
+            if code < 500 and code not in PASSING:
+                raise ValueError(f"cannot download {url}: {code} {reason}; try it in a browser") from e
             size = os.path.getsize(part) if os.path.exists(part) else 0
-            failed, best = 0 if size > best else failed + 1, max(size, best)
+            failed = 0 if size > best else failed + 1
+            best = max(size, best)
             if failed >= tries:
-                raise ValueError(f"cannot download {url}: {getattr(e, 'reason', e)}; the same command later goes on after {size:,} bytes") from e
+                raise ValueError(f"cannot download {url}: {reason}; "
+                                 f"the same command later goes on after {size:,} bytes") from e
             time.sleep(wait * 2 ** max(0, failed - 1))
-    check(path, path, sha256, f"{path}: delete it to download it again")
+    if sha256:
+        check_hash(path, sha256.lower(), verified)
     return path
 
 
-def check(file, path, sha256, hint):
-    """Compare with the expected hash, once: PATH.sha256 (as sha256sum writes it) remembers. A .part that differs is deleted."""
-    done = f"{path}.sha256"
-    if not sha256 or os.path.exists(done) and file == path and open(done).read().split()[:1] == [sha256.lower()]:
-        return
-    found = config.sha256(file)
-    if found != sha256.lower():
-        if file != path:
-            os.remove(file)
-        raise ValueError(f"sha256 {found} instead of {sha256.lower()} for {hint}")
-    with open(done, "w") as f:
-        f.write(f"{found}  {os.path.basename(path)}\n")
+def check_hash(path, sha256, verified):
+    """Compare with the expected hash, once: the file `verified`, as sha256sum writes it, remembers that."""
+    if os.path.exists(verified):
+        with open(verified) as f:
+            if f.read().startswith(sha256):
+                return
+    there = config.sha256(path)
+    if there != sha256:
+        raise ValueError(f"sha256 {there} instead of {sha256} for {path}; delete the file to download it "
+                         "again, or correct the sha256 if the publisher's has changed")
+    with open(verified, "w") as f:
+        f.write(f"{sha256}  {os.path.basename(path)}\n")
 
 
-def download(url, part, name):
+def download(url, part):
     """One attempt: continue `part`, or begin it. Raises one of BROKEN when the line breaks."""
-    known = config.read_json(f"{part}.json") if os.path.exists(f"{part}.json") and os.path.exists(part) else {}
-    at = os.path.getsize(part) if known.get("url") == url and known.get("mark") else 0
-    resume = {"Range": f"bytes={at}-", "If-Range": known["mark"]} if at else {}
+    at = 0
+    headers = {"User-Agent": "bloom-and-llama (educational)"}
+    if os.path.exists(part) and os.path.exists(f"{part}.json"):
+        known = config.read_json(f"{part}.json")
+        if known["url"] == url and known["mark"]:
+            at = os.path.getsize(part)
+            headers |= {"Range": f"bytes={at}-", "If-Range": known["mark"]}
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers={"User-Agent": "bloom-and-llama (educational)", **resume}), timeout=60)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
     except urllib.error.HTTPError as e:
-        if e.code != 416 or not at:
+        if e.code != 416:  # 416: there is nothing after byte `at`
             raise
-        if e.headers.get("Content-Range") == f"bytes */{at}":       # all of it is here
-            return
-        os.remove(part)
-        raise ConnectionError("the server's file is shorter than the part of it that was here") from e
+        response = e
     with response:
-        marks = [m for m in (response.headers.get("ETag"), response.headers.get("Last-Modified")) if m and not m.startswith("W/")]     # W/: alike is not the same
-        total = int(response.headers["Content-Length"]) if response.headers.get("Content-Length") else None
-        if response.status == 206:
-            sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-            if not sent or int(sent[1]) != at or known["mark"] not in marks:
-                os.remove(part)
-                raise ConnectionError("the server sent another part, or of another version, than it was asked for")
-            total = int(sent[2])
-        else:
+        if response.status == 200:
             at = 0
-        start, first, shown = time.time(), at, time.time()
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {at}-"):
+            os.remove(part)
+            raise ConnectionError("the server did not send what follows the part that was here")
+        print(f"downloading {url} from byte {at:,} on", file=sys.stderr, flush=True)
+        length = int(response.headers["Content-Length"] or 0)  # some servers do not know it
+        tick = config.progress("downloading, bytes", length)
+        total = at + length
         with open(part, "ab" if at else "wb") as f:
-            if not at:                      # after the old part is cut to nothing: a mark must not stand beside bytes of another version
-                config.write_json(f"{part}.json", {"url": url, "mark": marks[0] if marks else None})
+            if not at:  # the old part is gone: a mark must not stand beside bytes of another version
+                marks = response.headers["ETag"], response.headers["Last-Modified"]
+                mark = next((m for m in marks if m and not m.startswith("W/")), None)  # W/: alike, not equal
+                config.write_json(f"{part}.json", {"url": url, "mark": mark})
             while data := response.read1(1 << 18):
                 f.write(data)
                 at += len(data)
-                if (now := time.time()) - shown > 5:
-                    shown, rate = now, (at - first) / (now - start)
-                    left = f"{at / total:4.0%}   {(total - at) / rate:.0f}s left" if total else f"{at / 1e6:.0f} MB"
-                    print(f"downloading {name} {left}   {rate / 1e6:.1f} MB/s", file=sys.stderr, flush=True)
-    if total is not None and at != total:
+                if length:
+                    tick(len(data))
+    if length and at != total:
         raise ConnectionError(f"{at:,} of {total:,} bytes arrived")
