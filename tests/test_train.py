@@ -418,7 +418,7 @@ def test_a_step_that_is_not_finite_updates_nothing_and_is_counted(work, capsys, 
     assert [r["step"] for r in log("r") if "skipped" in r] == [14, 15, 17] and log("r")[-1]["step"] == 20
     assert config.read_json("runs/r/checkpoints/0000020/state.json")["skipped"] == [14, 15, 17]
     out = capsys.readouterr().out
-    assert "step     14/20   loss" in out and "Its rows (source, epoch, window): ('" in out
+    assert "step     14/20   loss" in out and "Its rows begin with (source, epoch, window): ('" in out
 
 
 def test_three_such_steps_in_a_row_stop_the_run_also_over_a_restart(work):
