@@ -56,7 +56,8 @@ def run_block(page, line, commands, folder):
     first = commands.strip().split("\n")[0]
     print(f"{page}:{line}   {time.monotonic() - began:6.1f} s   {first[:70]}", flush=True)
     if done.returncode:
-        raise ValueError(f"{page}, line {line}: exit code {done.returncode}: {commands.strip()}\n{done.stdout[-2000:]}")
+        print(done.stdout[-4000:])
+        raise ValueError(f"{page}, line {line}: exit code {done.returncode}: {commands.strip()}")
 
 
 def main():
