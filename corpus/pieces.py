@@ -1,40 +1,43 @@
-"""The text a tokenizer is trained on: which documents of each language, and how often each piece of them occurs.
+"""The text that a tokenizer is trained on, the pieces in it, and the training.
 
-    keep({"en": 900, "yo": 100}, 500, 0.5)  ->  {"en": 0.4166..., "yo": 1.0}     shares of each language's text
-    chosen("d17", 0.4166)                   ->  whether this document is in the share
-    count_pieces(PIECES, texts)             ->  the counts that BPE starts from
-
-tokenizer.py and prepare.py use it. Read it from keep() to count_pieces().
+    shares({"en": 900, "yo": 100}, 500, 0.5)    {"en": 0.4166..., "yo": 1.0}: share of each language's text
+    chosen("d17", 0.4166)                       whether this document is in the share
+    count_pieces(PIECES, texts)                 how often each piece occurs: what BPE starts from
+    train_tokenizer("bpe", texts, 32_000)       a tokenizer.BPE
 """
 import collections
 import concurrent.futures
-import contextlib
-import functools
 import hashlib
-import itertools
+import io
 import multiprocessing
 import re
 
+import sentencepiece
+
 import tokenizer as tokenizers
+from corpus.bpe import LEAST, TooManyEntries, train_bpe
 
-LONGEST = 1000          # bytes of a piece that is counted: a base64 block or a minified file would fill the vocabulary with itself
-MOST = 2_000_000        # different pieces that are kept while counting, the most frequent ones: bounds the memory on any corpus
+LONGEST = 1000          # bytes of a piece: base64 or a minified file would fill the vocabulary with itself
+MOST = 2_000_000        # different pieces that are kept while counting, the most frequent: bounds the memory
+BATCH = 4_000_000       # characters counted at once
 
 
-def keep(sizes, budget, alpha):
-    """{language: share of its text to train on}, so that languages of `sizes` bytes have parts of `budget` in proportion to size ** alpha.
-    keep({"en": 900, "yo": 100}, 500, 0.5) -> {"en": 0.4166..., "yo": 1.0}: of 375 and 125 bytes yo has only 100. A small language is not repeated."""
+def shares(sizes, budget, alpha):
+    """{language: share of its text to train on}: languages of `sizes` bytes get parts of `budget` bytes in
+    proportion to size ** alpha. In the example above en gets 375 bytes. For yo 125 bytes are due, but it has
+    only 100: a small language is not repeated."""
     whole = sum(n ** alpha for n in sizes.values())
     budget = min(budget, sum(sizes.values()))
     return {lang: min(1.0, budget * n ** alpha / whole / n) for lang, n in sizes.items()}
 
 
 def chosen(name, share):
-    """Whether a document is among the `share` to train on: by its name alone."""
+    """Whether a document is in the share to train on, by its name alone. corpus.text.place() takes other
+    bytes of the hash: what is held out for validation and what is chosen here are independent."""
     return int.from_bytes(hashlib.sha256(str(name).encode()).digest()[8:16], "little") / 2 ** 64 < share
 
 
-def batches(texts, size=4_000_000):
+def batches(texts, size=BATCH):
     """Lists of texts, each of about `size` characters."""
     batch, n = [], 0
     for text in texts:
@@ -50,35 +53,76 @@ def pieces_of(pattern, texts):
     return collections.Counter(piece for text in texts for piece in re.findall(pattern, text))
 
 
-def count_pieces(pattern, texts, workers=1):
-    """(Counter of the pieces of `texts`, pieces left out for their length, for their rarity). The counts do not depend on the workers."""
-    count, long, rare, waiting, parts = collections.Counter(), 0, 0, collections.deque(), batches(texts)
-    with contextlib.ExitStack() as stack:
-        submit = lambda part: part
-        if workers > 1:
-            pool = stack.enter_context(concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")))
-            submit = functools.partial(pool.submit, pieces_of, pattern)
-        for part in itertools.chain(parts, [None] * workers):           # at most `workers` batches are on their way: the memory stays bounded
-            if part is not None:
-                waiting.append(submit(part))
-            if waiting and (part is None or len(waiting) > workers):
-                done = waiting.popleft()
-                count.update(done.result() if workers > 1 else pieces_of(pattern, done))
-                if len(count) > 2 * MOST:
-                    kept = collections.Counter(dict(count.most_common(MOST)))
-                    count, rare = kept, rare + count.total() - kept.total()
-    for piece in [p for p in count if len(p) > LONGEST // 4 and len(p.encode()) > LONGEST]:
-        long += count.pop(piece)
+def counted(pattern, texts, workers):
+    """The pieces_of() each batch, in order. At most two batches a worker are in memory."""
+    if workers == 1:
+        for batch in batches(texts):
+            yield pieces_of(pattern, batch)
+        return
+    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting = collections.deque()
+        for batch in batches(texts):
+            waiting.append(pool.submit(pieces_of, pattern, batch))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
+
+
+def count_pieces(pattern, texts, workers=1, most=MOST):
+    """(Counter of the pieces, how many were left out for their length, how many for their rarity). The result
+    does not depend on the workers."""
+    count, rare = collections.Counter(), 0
+    for part in counted(pattern, texts, workers):
+        count.update(part)
+        if len(count) > 2 * most:
+            kept = collections.Counter(dict(count.most_common(most)))
+            rare += count.total() - kept.total()
+            count = kept
+    long = sum(count.pop(piece) for piece in list(count) if len(piece.encode()) > LONGEST)
     return count, long, rare
+
+
+# The settings in LLaMA's tokenizer.model. Digits are split, unknown characters become bytes (section 2.1).
+LLAMA = dict(
+    model_type="bpe", character_coverage=0.99995, input_sentence_size=200_000_000, max_sentence_length=4192,
+    shuffle_input_sentence=True, max_sentencepiece_length=16, split_by_unicode_script=True, split_digits=True,
+    split_by_whitespace=True, split_by_number=True, treat_whitespace_as_suffix=False, byte_fallback=True,
+    allow_whitespace_only_pieces=True, normalization_rule_name="identity", add_dummy_prefix=True,
+    remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, unk_surface=" \u2047 ")
+
+
+def short_lines(texts, longest=1000):
+    """The lines of the texts, cut at `longest` characters: SentencePiece skips much longer ones."""
+    for text in texts:
+        for line in text.split("\n"):
+            for i in range(0, len(line), longest):
+                yield line[i:i + longest]
+
+
+def train_sentencepiece(texts, vocab):
+    """The bytes of a tokenizer.model with LLaMA's settings."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=short_lines(texts), model_writer=model,
+                                                 vocab_size=vocab, minloglevel=2, **LLAMA)
+    except RuntimeError as e:           # SentencePiece tells its limits in this text only
+        if found := re.search(r"too high.*value <= (\d+)", str(e)):
+            raise TooManyEntries(vocab, int(found[1])) from e
+        if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(e)):
+            raise ValueError(f"vocabulary of {vocab}: for this text it must be above {found[1]}") from e
+        raise ValueError(f"SentencePiece cannot train on this text: {e}") from e
+    return model.getvalue()
 
 
 def train_tokenizer(kind, texts, vocab, workers=1):
     """A tokenizer of `vocab` entries from an iterable of texts. Prints what was left out, if anything."""
-    if vocab < 300:
-        raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least 300")
+    if vocab < LEAST:
+        raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least {LEAST}")
     if kind == "sentencepiece":
-        return tokenizers.SentencePiece(tokenizers.train_sentencepiece(texts, vocab))
+        return tokenizers.SentencePiece(train_sentencepiece(texts, vocab))
     count, long, rare = count_pieces(tokenizers.PIECES, texts, workers)
     if long or rare:
-        print(f"{len(count):,} different pieces; left out: {long:,} longer than {LONGEST} bytes, {rare:,} rare ones beyond {MOST:,} different ones")
-    return tokenizers.BPE(tokenizers.train_bpe(count, vocab))
+        print(f"{len(count):,} different pieces; left out: {long:,} longer than {LONGEST} bytes, "
+              f"{rare:,} rare ones beyond {MOST:,} different ones")
+    return tokenizers.BPE(train_bpe(count, vocab))

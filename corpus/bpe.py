@@ -1,0 +1,121 @@
+"""The merges of byte-pair encoding, fast. tokenizer.merge_most_frequent() defines which merges these are.
+
+    train_bpe({"low": 5, "lot": 2}, 262)  ->  [(b"l", b"o"), (b"lo", b"w")]
+
+The definition counts all pairs again for each merge, which takes hours for 32,000 entries. Here each pair has
+a list of its places in the text, and three steps keep these lists:
+    born      a pair exists for the first time: find its places, count it, put it into a heap
+    recount   the pair on top of the heap may have lost places: look at them again
+    join      write the new entry at the places of the most frequent pair
+"""
+import heapq
+
+import numpy as np
+
+import config
+from tokenizer import BYTES, SPECIALS
+
+LEAST = 300             # entries of a vocabulary: 256 bytes, the specials, and some merges
+
+
+class TooManyEntries(ValueError):
+    """More entries were asked for than the text gives; `most` is how many it gives."""
+    def __init__(self, vocab, most):
+        way = f"give more text: {LEAST} are needed"
+        if most >= LEAST:
+            way = f"ask for no more (--vocab {most}; in a data config tokenizer.vocab={most}), or give more"
+        super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; {way}")
+        self.most = most
+
+
+class Places:
+    """The different pieces of a text, and where each pair of neighbours stands in them.
+
+    All pieces lie in one array `ids`, with a -1 after each. Where two ids are joined, the left place gets the
+    new id and the right place falls out; `after` and `before` link the places in use. `times` says how often
+    the piece of a place occurs. A pair (a, b) is one number, a * 2^32 + b, because numpy can sort numbers.
+    `heap` has each pair once: (-count, pair, its places). A pair is born when the younger of its two ids is.
+    It then has all the places that it will ever have, and can only lose some. So a count in the heap may be
+    too high, but it is never too low.
+    """
+    def __init__(self, count):
+        number = np.zeros(256, np.int32)
+        number[[entry[0] for entry in BYTES]] = np.arange(256)
+        pieces = [piece.encode() for piece in count]
+        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces)) + 1
+        self.ids = number[np.frombuffer(b"\0".join([*pieces, b""]), np.uint8)]
+        self.ids[np.cumsum(sizes) - 1] = -1
+        self.times = np.repeat(np.fromiter(count.values(), np.int64, len(pieces)), sizes)
+        self.after = np.arange(1, len(self.ids) + 1, dtype=np.int32)
+        self.before = np.arange(-1, len(self.ids) - 1, dtype=np.int32)
+        self.heap = []
+        at = np.flatnonzero((self.ids[:-1] >= 0) & (self.ids[1:] >= 0)).astype(np.int32)
+        self.born((self.ids[at].astype(np.int64) << 32) + self.ids[at + 1], at)
+
+    def born(self, pairs, at):
+        """Put new pairs into the heap. The left part of pairs[i] stands at place at[i]."""
+        if not len(at):
+            return
+        order = np.argsort(pairs, kind="stable")            # stable: the places of a pair stay in order
+        pairs, at = pairs[order], at[order]
+        starts = np.flatnonzero(np.r_[True, pairs[1:] != pairs[:-1]])
+        ends = np.r_[starts[1:], len(at)]
+        counts = np.add.reduceat(self.times[at], starts)
+        often = np.flatnonzero(counts > 1)
+        starts, ends, counts = starts[often], ends[often], counts[often]
+        lists = counts.tolist(), pairs[starts].tolist(), starts.tolist(), ends.tolist()
+        for n, pair, start, end in zip(*lists):
+            heapq.heappush(self.heap, (-n, pair, at[start:end]))
+
+    def recount(self):
+        """The most frequent pair as (a, b, its places); None if no pair is left.
+
+        The pair on top of the heap has the highest stored count. If this count still holds, no pair occurs
+        more often. If not, the pair goes back with its present count."""
+        while self.heap:
+            n, pair, at = heapq.heappop(self.heap)
+            a, b = pair >> 32, pair & 0xffffffff
+            at = at[(self.ids[at] == a) & (self.ids[self.after[at]] == b)]
+            now = int(self.times[at].sum())
+            if now == -n:
+                return a, b, at
+            if now > 1:
+                heapq.heappush(self.heap, (-now, pair, at))
+        return None
+
+    def join(self, a, b, at, new):
+        """Write id `new` for a and b at the places `at`. The pairs of `new` with its neighbours are born."""
+        ids, after, before = self.ids, self.after, self.before
+        if a == b:                      # in a run of a's every second pair is joined, from the left
+            starts = np.flatnonzero(np.r_[True, at[1:] != after[at[:-1]]])
+            first = np.repeat(starts, np.diff(np.r_[starts, len(at)]))
+            at = at[(np.arange(len(at)) - first) % 2 == 0]
+        gone = after[at]
+        ids[at] = new
+        ids[gone] = -1
+        after[at] = after[gone]
+        before[after[at]] = at
+        left = ids[before[at]].astype(np.int64)
+        right = ids[after[at]].astype(np.int64)
+        mine = (left >= 0) & (left != new)          # new beside new is counted once, as the left one's pair
+        self.born((left[mine] << 32) + new, before[at[mine]])
+        mine = right >= 0
+        self.born((new << 32) + right[mine], at[mine])
+
+
+def train_bpe(count, vocab):
+    """As merge_most_frequent(count, vocab); TooManyEntries if the text does not give `vocab` entries."""
+    entries = list(BYTES)
+    merges = []
+    places = Places(count)
+    tick = config.progress("joining pairs", vocab - len(SPECIALS) - len(BYTES))
+    while len(SPECIALS) + len(entries) < vocab:
+        best = places.recount()
+        if best is None:
+            raise TooManyEntries(vocab, len(SPECIALS) + len(entries))
+        a, b, at = best
+        places.join(a, b, at, new=len(entries))
+        merges.append((entries[a], entries[b]))
+        entries.append(entries[a] + entries[b])
+        tick(1)
+    return merges

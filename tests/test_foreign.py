@@ -1,0 +1,182 @@
+"""tokenizer.json files of other models. The oracle is Hugging Face's library, which reads the same file."""
+import json
+import sys
+
+import pytest
+import tokenizers as hf
+import transformers
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import pre_tokenizers as P
+
+import tokenizer as T
+from corpus.pieces import train_sentencepiece
+
+TEXTS = [open(f"{ROOT}/samples/{x}.txt", encoding="utf-8").read()[:1500] for x in ("en", "fr", "hi", "ar")]
+MORE = ["", " ", "  ", " a", "\n", "a   12 3", " \n 5", "it's I'LL 'ſ", "x\r\n\r\n  y\t\tz", "١٢٣ ²³ Ⅷ 𝟎",
+        "e\u0301", "▁a", "👩‍👩‍👧‍👦 🇫🇷", "x" * 3000, " " * 900 + "end", "\x00\x1c\x85\u200b\ufeff",
+        "½ €1,000.50!!", "(a|b)[c]\\ ^$"]
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" \
+         r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+LEVEL = P.ByteLevel(add_prefix_space=False)
+NO_REGEX = P.ByteLevel(add_prefix_space=False, use_regex=False)
+CUTS = {"gpt2": LEVEL, "neox": LEVEL, "llama3": P.Sequence([P.Split(hf.Regex(LLAMA3), "isolated"), NO_REGEX]),
+        "smollm": P.Sequence([P.Digits(individual_digits=True), LEVEL])}
+CHARACTERS = st.one_of(st.sampled_from(" '.1234\n\r\t\u00a0abstTmdveLlr²٣\u0301ſ▁"),
+                       st.characters(exclude_categories=["Cs"]))
+some = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+def write(folder, file, says=None):
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(file))
+    if says is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(says))
+
+
+def token(name, i, special=True):
+    return {"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": False, "special": special}
+
+
+def byte_level(name):
+    """tokenizer.json as a family has it: special tokens first or last, or ids with gaps and added spaces."""
+    t = hf.Tokenizer(hf.models.BPE())
+    t.pre_tokenizer, t.decoder = CUTS[name], hf.decoders.ByteLevel()
+    t.train_from_iterator(TEXTS, hf.trainers.BpeTrainer(
+        vocab_size=700, initial_alphabet=P.ByteLevel.alphabet(), show_progress=False))
+    file = json.loads(t.to_str())
+    vocab = file["model"]["vocab"]
+    if name == "llama3":
+        file["added_tokens"] = [token("<s>", len(vocab)), token("</s>", len(vocab) + 1)]
+        file["model"]["ignore_merges"] = True
+        file["post_processor"] = json.loads(hf.processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", len(vocab))]).__getstate__())
+    elif name == "neox":
+        file["normalizer"] = {"type": "NFC"}
+        added = {"</s>": 0, "<s>": 1, "    ": 8, "  ": 9}
+        file["model"]["vocab"] = {e: 3 * i + 7 for e, i in vocab.items()} | added
+        file["added_tokens"] = [token(name, i, special=i < 2) for name, i in added.items()]
+    else:
+        file["model"]["vocab"] = {"<s>": 0, "</s>": 1} | {e: i + 2 for e, i in vocab.items()}
+        file["added_tokens"] = [token("<s>", 0), token("</s>", 1, name == "gpt2")]
+    return file
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """{family: (folder, ours, Hugging Face's)}; "metaspace" is what transformers 5 makes of LLaMA's."""
+    base = tmp_path_factory.mktemp("foreign")
+    says = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    for name in CUTS:
+        write(base / name, byte_level(name), says)
+    T.SentencePiece(train_sentencepiece(TEXTS, 1000)).save(base / "model")
+    transformers.AutoTokenizer.from_pretrained(base / "model").save_pretrained(base / "metaspace")
+    file = json.loads((base / "metaspace/tokenizer.json").read_text(encoding="utf-8"))
+    steps = [{"type": "Prepend", "prepend": "▁"},
+             {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    old = file | {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
+    write(base / "llama2", old, json.loads((base / "metaspace/tokenizer_config.json").read_text()))
+    return {name: (base / name, T.load(base / name), hf.Tokenizer.from_file(f"{base}/{name}/tokenizer.json"))
+            for name in [*CUTS, "metaspace", "llama2"]}
+
+
+def same(made, text):
+    for name, (_, ours, theirs) in made.items():
+        theirs.encode_special_tokens = True
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids, (name, text[:80])
+        if ours.lossless:
+            assert ours.decode(ids) == text, (name, text[:80])
+
+
+def test_ids_of_samples_are_those_of_hugging_face(made):
+    for text in MORE + TEXTS:
+        same(made, text)
+    assert {name for name, (_, ours, _) in made.items() if ours.lossless} == {"gpt2", "llama3", "smollm"}
+    metaspace, llama2 = made["metaspace"][1], made["llama2"][1]
+    assert metaspace.encode(" a") == metaspace.encode("a") == llama2.encode("a") != llama2.encode(" a")
+
+
+@given(st.text(CHARACTERS, max_size=50))
+@some
+def test_ids_of_any_text_are_those_of_hugging_face(made, text):
+    if "s>" not in text:
+        same(made, text)
+
+
+def test_a_text_cannot_spell_a_special_token_and_each_id_has_its_bytes(made):
+    for name, (_, ours, theirs) in made.items():
+        ids = ours.encode("a</s>b<s>")
+        assert ours.decode(ids) == "a</s>b<s>" and not {ours.eos, ours.bos, ours.unk} & {*ids}, name
+        assert ours.vocab == 1 + max(theirs.get_vocab().values()) and ours.bytes_of(ours.eos) == b""
+        assert [ours.bos, ours.eos] == [theirs.token_to_id(t) for t in ("<s>", "</s>")]
+    neox = made["neox"][1]
+    assert neox.encode("a    b")[1] == 8 and neox.bytes_of(8) == b"    "
+    assert neox.bytes_of(11) == b"", "no entry has this id"
+
+
+def test_transformers_begins_a_text_with_the_same_ids(made):
+    for name, (folder, ours, _) in made.items():
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        assert ours.prompt + ours.encode("a b") == theirs("a b")["input_ids"], name
+        assert (ours.bos, ours.eos, ours.pad) == (theirs.bos_token_id, theirs.eos_token_id, None)
+        assert ours.ends == {ours.eos} and ours.begin == [ours.eos, *ours.prompt]
+        assert T.load(folder, imported=True).begin == ours.prompt
+    assert made["llama3"][1].prompt == [made["llama3"][1].bos] and made["gpt2"][1].prompt == []
+
+
+def test_what_was_read_is_what_is_saved(made, tmp_path):
+    prints = {}
+    for name, (folder, ours, _) in made.items():
+        ours.save(tmp_path / name)
+        for path in folder.iterdir():
+            assert (tmp_path / name / path.name).read_bytes() == path.read_bytes()
+        assert T.fingerprint(T.load(tmp_path / name)) == T.fingerprint(ours)
+        prints[name] = T.fingerprint(ours)
+    model = T.load(made["llama2"][0].parent / "model")
+    assert prints["llama2"] == prints["metaspace"] == T.fingerprint(model), "runs imported earlier open"
+    assert len({*prints.values()}) == len(prints) - 1
+
+
+def test_a_model_beside_a_json_is_read_and_must_have_its_entries(made, tmp_path):
+    model = T.load(made["llama2"][0].parent / "model")
+    model.save(tmp_path)
+    file = json.loads((made["llama2"][0] / "tokenizer.json").read_text(encoding="utf-8"))
+    write(tmp_path, file)
+    assert isinstance(T.load(tmp_path), T.SentencePiece) and T.load(tmp_path).prompt == [1]
+    write(tmp_path, file | {"post_processor": None})
+    assert T.load(tmp_path).prompt == []
+    write(tmp_path, file | {"added_tokens": [*file["added_tokens"], token("<x>", 1000)]})
+    with pytest.raises(ValueError, match="other entries"):
+        T.load(tmp_path)
+
+
+CASES = [
+    ("model.type", "Unigram", "Unigram"), ("model.dropout", 0.1, "dropout"), ("model", None, "NoneType"),
+    ("model.end_of_word_suffix", "</w>", "suffix"), ("model.vocab.Ġ", 10 ** 8, "too large"),
+    ("model.vocab.Ġ", 5, "twice"), ("model.vocab.あ", 999, "bytes"), ("model.vocab", {}, "library|missing"),
+    ("model.merges", 7, "library"), ("added_tokens", [token("<s>", 99)], "library gives"),
+    ("normalizer", {"type": "Lowercase"}, "Lowercase"), ("pre_tokenizer", {"type": "Whitespace"}, "256"),
+    ("post_processor", {"type": "BertProcessing", "sep": ["</s>", 1], "cls": ["<s>", 0]}, "after a text"),
+]
+
+
+@pytest.mark.parametrize("path, value, words", CASES, ids=range(len(CASES)))
+def test_what_is_not_supported_is_refused_in_one_line(made, tmp_path, path, value, words):
+    at = file = json.loads((made["gpt2"][0] / "tokenizer.json").read_text(encoding="utf-8"))
+    *way, last = path.split(".")
+    for key in way:
+        at = at[key]
+    at[last] = value
+    write(tmp_path, file)
+    with pytest.raises(ValueError, match=f"json is not a tokenizer this program can use: .*({words})"):
+        T.load(tmp_path)
+
+
+def test_without_the_library_the_pip_command_is_named(made, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match="pip install tokenizers"):
+        T.load(made["gpt2"][0])
+    assert T.load(made["llama2"][0].parent / "model").vocab == 1000
