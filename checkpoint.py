@@ -272,8 +272,8 @@ class RunFolder:
         import tokenizer  # here: to train, only its files are copied
         found = tokenizer.load(f"{self.path}/tokenizer", imported=bool(self.imported))
         if tokenizer.fingerprint(found) != self.facts["tokenizer"]["fingerprint"]:
-            raise ValueError(f"{self.path}/tokenizer is not the one of its training; put that one back, or import "
-                             "an imported model again")
+            raise ValueError(f"{self.path}/tokenizer is not the one of its training; put that one back, or "
+                             "import an imported model again")
         if self.imported:
             found.ends = set(self.imported["eos"])
         return found

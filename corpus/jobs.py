@@ -1,56 +1,73 @@
-"""Jobs over parts of a corpus, in several processes, that a kill at any moment costs only the parts in work.
+"""Jobs over the parts of a corpus, done by several processes. A kill costs only the parts that are in work.
 
-A job writes its files under names of its own and renames them when they are complete; its marker, a small JSON file with what it counted,
-comes last. The marker also holds a key, the hash of everything the job depends on: a job whose marker has the right key is not done again.
-Read Part, then run(). What a job writes does not depend on who does it, so neither the number of workers nor a leftover worker of a killed command changes a byte.
+A job writes its files under temporary names. When they are complete it renames them and writes its marker
+BASE.json. The marker holds what the job counted (its facts), the names of its files, and a key: a hash of all
+that the result depends on. A job whose marker has the right key is done and is not repeated.
+The result does not depend on which process did a job, so the number of workers changes no byte.
+Read Part, then run_jobs().
 """
 import concurrent.futures
 import contextlib
+import glob
 import hashlib
 import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
+from typing import NamedTuple
+
+import numpy as np
 
 import config
 
 SMALL = 20_000_000      # bytes below which starting processes costs more than it saves
-counter = [0, 0]        # bytes and documents done in the present stage; shared memory where there are workers
 
 
-def tick(size, documents=0):
-    with counter.get_lock() if hasattr(counter, "get_lock") else contextlib.nullcontext():
-        counter[0] += size
-        counter[1] += documents
+class Job(NamedTuple):
+    base: str           # its files are BASE.NAME
+    key: str
+    size: int           # bytes that it goes through
+    arguments: tuple    # plain values: they travel to another process
 
 
-def key(*facts):
-    """A hash of plain values and of other keys."""
+def hash_of(*facts):
+    """A key: a hash of plain values and of other keys."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def stamp(path):
+    """What tells that a file, or one in a folder, has changed: names, sizes, times. None without a path."""
+    if not path:
+        return None
+    files = [path] if os.path.isfile(path) else sorted(glob.glob(f"{path}/**/*.*", recursive=True))
+    return [(f, os.path.exists(f) and (os.path.getsize(f), os.stat(f).st_mtime_ns)) for f in files]
+
+
 class Part:
-    """The files BASE.NAME of one job: with Part(base, key) as p: p.open("jsonl") ...; p.facts = {...}."""
-    def __init__(self, base, key):
-        self.base, self.key, self.files, self.facts, self.beside = base, key, {}, {}, []       # beside: files of other names that it writes
+    """What one job writes: with Part(base, key) as part: part.file("jsonl").write(...); part.facts = {...}
+    The job calls tick(n) with the bytes that it has gone through since the last call."""
+    def __init__(self, base, key, tick=lambda n: None):
+        self.base, self.key, self.tick = base, key, tick
+        self.files, self.facts = {}, {}
         os.makedirs(os.path.dirname(base), exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.remove(f"{base}.json")           # an old marker must not stand beside new files
 
-    def open(self, name):
+    def file(self, name):
+        """The file BASE.NAME, open for writing."""
         if name not in self.files:
             self.files[name] = open(f"{self.base}.{name}.{os.getpid()}", "wb")
         return self.files[name]
 
-    def write(self, name, value):
-        """A JSON line. Returns the place it begins at."""
-        f = self.open(name)
-        at = f.tell()
-        f.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
-        return at
+    def add_line(self, name, value):
+        """Add a JSON line to BASE.NAME."""
+        self.file(name).write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+
+    def add_numbers(self, name, values, dtype):
+        """Add numbers to BASE.NAME. Without a type NumPy makes floats of a list of large integers."""
+        self.file(name).write(np.asarray(values, dtype).tobytes())
 
     def __enter__(self):
         return self
@@ -63,81 +80,96 @@ class Part:
             else:
                 os.remove(f.name)
         if kind is None:
-            config.write_json(f"{self.base}.json", {"key": self.key, "files": [f"{self.base}.{name}" for name in sorted(self.files)] + self.beside, "facts": self.facts})
+            marker = {"key": self.key, "files": sorted(self.files), "facts": self.facts}
+            config.write_json(f"{self.base}.json", marker)
 
 
 def facts(base):
+    """What the job counted."""
     return config.read_json(f"{base}.json")["facts"]
 
 
 def done(base, key):
-    """Whether a job with this key has left all it writes."""
+    """Whether a job with this key has left all that it wrote."""
     try:
         marker = config.read_json(f"{base}.json")
     except (FileNotFoundError, ValueError):         # a full disk can leave half of one
         return False
-    return marker["key"] == key and all(map(os.path.exists, marker["files"]))
+    return marker["key"] == key and all(os.path.exists(f"{base}.{name}") for name in marker["files"])
 
 
 def path(base, name):
-    """The file BASE.name that the last job wrote there, or None: one of an earlier job may still lie about."""
-    return f"{base}.{name}" if f"{base}.{name}" in config.read_json(f"{base}.json")["files"] else None
+    """The file BASE.NAME that the last job wrote, or None. Files of an earlier job may still lie about."""
+    return f"{base}.{name}" if name in config.read_json(f"{base}.json")["files"] else None
 
 
-def begin(shared, parent):
-    """In a worker: count where the others count, and end when the parent has died."""
-    global counter
-    counter = shared
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
+def numbers(base, name, dtype):
+    """The numbers that a job wrote to BASE.NAME; an empty array if it wrote none."""
+    file = path(base, name)
+    return np.memmap(file, dtype, "r") if file and os.path.getsize(file) else np.empty(0, dtype)
 
 
-def progress(what, total, start):
-    seconds, (size, documents) = time.time() - start, counter[:2]
-    if size:
-        print(f"{what} {min(1, size / total):4.0%}   {size / seconds / 1e6:.1f} MB/s   {documents / seconds:,.0f} documents/s   "
-              f"{seconds * max(0, total / size - 1):.0f}s left", file=sys.stderr, flush=True)
+def run_jobs(what, function, jobs, workers=None):
+    """function(part, *arguments) for each Job that is not done. `function` stands at the top of a module.
 
-
-def run(what, function, jobs, total, workers=None):
-    """function(base, key, *arguments) for each job (base, key, *arguments) that is not done, with `workers` processes.
-
-    None: as many as there are cores, and none for a small total (bytes); 0: none. `function` is a module's, its arguments plain."""
-    global counter
-    jobs = [job for job in jobs if not done(*job[:2])]
-    start, total = time.time(), max(total, 1)
-    if workers == 0 or workers is None and (total < SMALL or len(jobs) < 2) or not jobs:
-        counter, shown = [0, 0], start
-        for job in jobs:
-            function(*job)
-            if time.time() - shown > 5:
-                shown = time.time()
-                progress(what, total, start)
+    workers: how many processes; None: one per core, but none beside this one for little text; 0: none.
+    """
+    jobs = [job for job in jobs if not done(job.base, job.key)]
+    if not jobs:
         return
+    total = sum(job.size for job in jobs)
+    print(what, flush=True)
+    tick = config.progress(f"{what}, bytes", total)
+    if workers == 0 or workers is None and (total < SMALL or len(jobs) < 2):
+        for job in jobs:
+            with Part(job.base, job.key, tick) as part:
+                function(part, *job.arguments)
+    else:
+        run_in_processes(what, function, jobs, tick, min(workers or os.cpu_count(), len(jobs)))
+
+
+def run_in_processes(what, function, jobs, tick, workers):
+    """Each job counts its bytes in its own place of a small file. This process reads it for the progress."""
+    counts_file = f"{jobs[0].base}.counts.{os.getpid()}"
+    os.makedirs(os.path.dirname(counts_file), exist_ok=True)
+    counts, counted = np.memmap(counts_file, np.int64, "w+", shape=len(jobs)), 0
     context = multiprocessing.get_context("spawn")
-    counter, shown = context.Array("q", 2), start
-    pool = concurrent.futures.ProcessPoolExecutor(min(workers or os.cpu_count(), len(jobs)), context, begin, (counter, os.getpid()))
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if threading.current_thread() is threading.main_thread() else None      # the workers inherit it: Ctrl-C is the parent's
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, end_with, (os.getpid(),))
     try:
-        waiting = {pool.submit(function, *job) for job in jobs}
-        if handler is not None:
-            signal.signal(signal.SIGINT, handler)
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)      # inherited: Ctrl-C is not for workers
+        waiting = {pool.submit(run_in_worker, function, job, i, counts_file) for i, job in enumerate(jobs)}
+        signal.signal(signal.SIGINT, handler)
         while waiting:
             finished, waiting = concurrent.futures.wait(waiting, 1, concurrent.futures.FIRST_COMPLETED)
             for future in finished:
                 future.result()
-            if time.time() - shown > 5:
-                shown = time.time()
-                progress(what, total, start)
+            tick(int(counts.sum()) - counted)
+            counted = int(counts.sum())
     except concurrent.futures.process.BrokenProcessPool as e:
-        raise ValueError(f"a worker died while {what}: killed, or out of memory; the same command goes on from the parts that are done; fewer --workers need less memory") from e
+        raise ValueError(f"a worker died while {what}: killed, or out of memory; the same command goes on "
+                         "from the parts that are done; fewer --workers need less memory") from e
     except BaseException:
         for worker in multiprocessing.active_children():
             worker.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        os.remove(counts_file)
+
+
+def run_in_worker(function, job, number, counts_file):
+    counts = np.memmap(counts_file, np.int64, "r+")
+
+    def tick(n):
+        counts[number] += n
+    with Part(job.base, job.key, tick) as part:
+        function(part, *job.arguments)
+
+
+def end_with(parent):
+    """In a worker: end when the process `parent` has died."""
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,6 +1,16 @@
-"""What prepare.py turns into data/NAME: a Corpus of Sources and a Tokenizer. A data config (configs/data/) returns a Corpus."""
+"""The recipe of a data set: a Corpus of Sources and a Tokenizer. It is checked before any work is done.
+
+    python prepare.py configs/data/mine.py      # a data config: a file with a function config() -> Corpus
+"""
+import dataclasses
+import os
+import re
 from dataclasses import dataclass, field
 from typing import Literal
+
+import config
+import tokenizer as tokenizers
+from corpus import clean, dedup, stages
 
 
 @dataclass
@@ -9,12 +19,12 @@ class Tokenizer:
     vocab: int = 4096                   # entries, specials and bytes included
     path: str | None = None             # use this trained tokenizer instead of training one
     bytes: int = 30_000_000             # of text to train on, at most
-    alpha: float = 1.0                  # a language's share of that text is its share of the corpus to this power, rescaled (BLOOM: 0.3)
+    alpha: float = 1.0                  # languages are drawn by their size to this power (BLOOM: 0.3)
 
 
 @dataclass
 class Source:
-    """One source of text, kept apart on disk with its licence until rows are mixed (BLOOM, section 3.1)."""
+    """One source of text, apart on disk with its licence until rows are mixed (BLOOM, section 3.1)."""
     name: str
     path: str | list[str] | None = None # files, folders, globs; None: what `url` names
     reader: str = "auto"                # a name in corpus/sources.py READERS; auto: by file name
@@ -22,15 +32,18 @@ class Source:
     licence: str | None = None
     weight: float | None = None         # share of the training rows; None: its share of the tokens
     field: str = "text"                 # of a .jsonl record
-    split: int = 2048                   # characters after which a plain text is cut into documents at a blank line
+    split: int = 2048                   # characters after which plain text is cut at a blank line
     url: str | list[str] | None = None  # downloaded to data/raw/NAME
     sha256: str | list[str] | None = None       # of each url
     origin: str | None = None           # where it comes from, for a reader of the data card
     custodian: str | None = None        # who keeps it and answers for it
-    permission: Literal["public", "gated", "asked"] = "public"      # gated: needs accept=NAME; asked: its custodian was asked, and agreed
+    # gated: it is read only with accept=NAME; asked: its custodian was asked and has agreed
+    permission: Literal["public", "gated", "asked"] = "public"
     licences: list[str] | None = None   # documents under any other licence are dropped; None: all are kept
     clean: str | list[str] = ()         # a recipe or rules of corpus/clean.py, in their order
-    near: Literal["minhash", "overlap"] | None = None   # near duplicates: alike among all sources that say so, or 90% inside one of the source (LLaMA's books)
+    # which near duplicates are dropped; minhash: those like an earlier document of any source that says so;
+    # overlap: those of which 90% is inside another document of the source (LLaMA's books)
+    near: Literal["minhash", "overlap"] | None = None
 
 
 @dataclass
@@ -39,10 +52,118 @@ class Corpus:
     name: str
     sources: list[Source]
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
-    val_share: float = 0.05             # of the documents, by hash of the id (ROOTS: the last 5% of each dataset)
+    val_share: float = 0.05             # of the documents, by hash of the id (ROOTS: the last 5%)
     only: str | None = None             # of these sources: a,b; None: all
-    alike: float = 0.7                  # share of shingles from which two documents are near duplicates
+    alike: float = 0.7                  # documents are near duplicates from this share of common shingles on
     accept: str | None = None           # gated sources whose terms you have accepted: a,b
     remove: str | None = None           # file of documents to leave out: a line is SOURCE or SOURCE/ID
-    rules: str | None = None            # folder of thresholds and word lists to use instead of corpus/rules
-    models: dict[str, str] | None = None        # {'language': 'lid.176.bin', 'perplexity': 'kenlm/', 'quality': 'quality.npz'} instead of our own
+    rules: str | None = None            # folder of thresholds and word lists instead of corpus/rules
+    models: dict[str, str] | None = None        # files of models: {'quality': 'quality.npz'}
+
+
+MODELS = ("language", "perplexity", "quality")
+TAKEN = (".partial", ".removed", ".removing", ".removing.old")      # what prepare.py puts beside data/NAME
+
+
+def names_in(text):
+    """names_in("a,b") -> ["a", "b"]; names_in(None) -> []"""
+    return [name for name in (text or "").split(",") if name]
+
+
+def selected(corpus):
+    """The corpus with those of its sources that `only` names."""
+    only = names_in(corpus.only) or [s.name for s in corpus.sources]
+    return dataclasses.replace(corpus, sources=[s for s in corpus.sources if s.name in only])
+
+
+def check_corpus(corpus):
+    """Stop a corpus that cannot be prepared, or may not be."""
+    config.check_types(corpus, corpus.name)
+    config.check_types(corpus.tokenizer, "tokenizer")
+    for s in corpus.sources:
+        config.check_types(s, f"source {s.name}")
+    check_names(corpus)
+    if not 0 < corpus.val_share < 1:
+        raise ValueError(f"val_share={corpus.val_share}: the share of documents held out is between 0 and 1")
+    files = {"rules": corpus.rules, "remove": corpus.remove, "tokenizer": corpus.tokenizer.path}
+    for what, file in (files | (corpus.models or {})).items():
+        if file and not os.path.exists(file):
+            raise ValueError(f"{what}: there is no {file}")
+    check_tokenizer(corpus.tokenizer)
+    dedup.bands(corpus.alike)
+    sources = selected(corpus).sources
+    check_rules(corpus, sources)
+    for s in sources:
+        check_access(s, names_in(corpus.accept))
+
+
+def check_names(corpus):
+    """Names become folders, and what only=, accept= and models= name must be there."""
+    names = [s.name for s in corpus.sources]
+    given_and_known = {"only": (names_in(corpus.only), names), "accept": (names_in(corpus.accept), names),
+                       "models": (list(corpus.models or ()), MODELS)}
+    for key, (given, known) in given_and_known.items():
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise ValueError(f"{key}={','.join(given)}: there is no {', '.join(unknown)}; "
+                             f"there are {', '.join(known)}")
+    for name in [corpus.name, *names]:
+        if not re.fullmatch(r"\w[\w.-]*", name) or name == "raw" or name.endswith(TAKEN):
+            raise ValueError(f"the name {name!r} must be letters, digits, '-', '_' and '.', and not raw; "
+                             f"it must not end in {', '.join(TAKEN)}")
+        if names.count(name) > 1:
+            raise ValueError(f"two sources are named {name}: give an input once, and inputs with different "
+                             "names; in a data config each source needs its own")
+
+
+def check_tokenizer(given):
+    if given.vocab < 300:
+        raise ValueError(f"vocabulary of {given.vocab}: 256 bytes and the specials need at least 300")
+    if not given.path:
+        return
+    t = tokenizers.load(given.path)
+    if t.eos is None:
+        raise ValueError(f"the tokenizer of {given.path} has no token that ends a text, so documents would "
+                         "run into each other; name its eos_token in tokenizer_config.json")
+    if not t.lossless:
+        print(f"warning: the tokenizer of {given.path} changes texts first (extra spaces go, say): "
+              "its tokens do not give them back to the letter")
+
+
+def check_rules(corpus, sources):
+    """The rules are known, stand in an order that works, and have what they need."""
+    if corpus.rules:
+        clean.table(corpus.rules)
+    names = []
+    for s in sources:
+        stages.rules_by_kind(s)
+        names += clean.rules(s.clean)
+    note = clean.check_rules(names, corpus.models)
+    if note:
+        print(note)
+
+
+def check_access(source, accepted):
+    """A source says where its files are, and its terms are accepted if it has terms of its own."""
+    if not source.path and not source.url:
+        raise ValueError(f"source {source.name} has neither path nor url")
+    if source.permission == "gated" and source.name not in accepted:
+        raise ValueError(f"source {source.name} is gated by {source.custodian or 'its custodian'} "
+                         f"({source.origin or source.licence or 'see its licence'}): read its terms, "
+                         f"then give accept={','.join([*accepted, source.name])}")
+
+
+def remove_list(corpus):
+    """The names SOURCE or SOURCE/ID to leave out: those of data/NAME.removed, taken out before, and those of
+    the file corpus.remove."""
+    before, known = f"data/{corpus.name}.removed", [s.name for s in corpus.sources]
+    names = set()
+    for file in (before, corpus.remove):
+        if file and (file == corpus.remove or os.path.exists(file)):
+            with open(file, encoding="utf-8-sig") as f:
+                names |= {line.strip() for line in f} - {""}
+    for name in sorted(names):
+        if name.split("/")[0] not in known:
+            raise ValueError(f"{corpus.remove or before}: {name!r} is in none of the sources "
+                             f"{', '.join(known)}; a line is SOURCE or SOURCE/ID")
+    return names

@@ -1,33 +1,39 @@
-"""The jobs of prepare.py, each over one part of a source or over the hashes that the parts left. A stage reads what the one before it wrote.
-Read them in this order, after prepare.py:
+"""The stages of prepare.py from files to documents; corpus/tokens.py has the last ones.
+Each works on one part of a source, or on the hashes that all parts left, and reads what the one before wrote.
 
-    read_part  ->  repeats  ->  clean_part  ->  near  ->  write_part  ->  (the tokenizer)  ->  tokenize_part  ->  join_tokens
+    read_part -> repeats -> clean_part -> near -> write_part -> train_tokenizer -> tokenize_part
 
-A part's facts are numbers that add up: documents in = kept + dropped, by reason.
+A stage is function(part, plan, ...): `part` is what it writes (jobs.Part), `plan` what all stages share.
+The facts of a part are numbers that add up: documents in = kept + dropped, by reason.
 """
 import functools
-import hashlib
 import itertools
 import json
 import os
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 
-import config
-import tokenizer as tokenizers
 from corpus import clean, dedup, jobs, models, sources
+from corpus.text import place
 
-SHOWN = 1000            # dropped documents written out per reason, and the first characters of each; the counts are exact
-BATCH = 1_000_000       # characters tokenized at once
-REMOVED = 255
+SHOWN = 1000            # dropped documents written out per reason, and characters of each; counts are exact
 LANGUAGES = ("bytes_by_language", "documents_by_language", "licences")
 
 
-def place(source, document_id):
-    """A number in [0, 1) that depends on the document's name alone: what is held out stays held out when the corpus grows."""
-    return int.from_bytes(hashlib.sha256(f"{source}/{document_id}".encode()).digest()[:8], "little") / 2 ** 64
+@dataclass
+class Plan:
+    """What all stages share. `sizes` and `limits` are known when the documents are written."""
+    corpus: object                                  # a recipe.Corpus
+    folder: str                                     # a part of a stage is FOLDER/STAGE/SOURCE-NUMBER.*
+    removed: set                                    # names SOURCE or SOURCE/ID
+    workers: int | None = None
+    sizes: dict = field(default_factory=dict)       # {language: bytes}
+    limits: dict = field(default_factory=dict)      # {source: the highest place() that is held out}
 
+
+# ---- documents ----
 
 def documents(path):
     """(document, byte it begins at) of a .jsonl file of ours."""
@@ -38,270 +44,327 @@ def documents(path):
             at += len(line)
 
 
-def drop(part, document, reason):
-    """Count it; write the first of them out, a copy or what is to be removed without its text."""
-    part.facts["dropped"][reason] += 1
-    if part.facts["dropped"][reason] <= SHOWN:
-        text = {} if reason in ("removed", "duplicate", *clean.KEYS) or "text" not in document else {"text": document["text"][:SHOWN]}
-        part.write("dropped", {k: v for k, v in document.items() if k != "text"} | text | {"dropped": reason})
+def is_removed(document, source, names):
+    """Whether one of `names`, SOURCE or SOURCE/ID, means this document."""
+    return source in names or f"{source}/{document['id']}" in names
 
 
-def special_rules(source):
-    """The keys of a document, the line rule or None, and the rules that read one text, of a source."""
-    names = clean.rules(source.clean)
-    keys, lines = [n for n in names if n in clean.KEYS], [n for n in names if n in clean.LINES]
-    rest = [n for n in names if n in clean.RULES]
-    if len(lines) > 1:
-        raise ValueError(f"source {source.name}: {' and '.join(lines)} cannot be used together; choose one")
-    if names != keys + lines + rest:
-        raise ValueError(f"source {source.name}: {', '.join(keys + lines)} must come before the rules that read one text: {', '.join(rest)}")
-    return keys, lines[0] if lines else None, rest
+def begin_facts(part, **more):
+    """Every stage that passes documents on counts these."""
+    part.facts = {"in": 0, "kept": 0, "bytes": 0, "dropped": Counter(), **more}
+    part.file("jsonl")
 
 
-def read_part(base, key, source, files, removed):
-    """Files to documents, with the hashes that find their copies."""
-    keys, line_rule, _ = special_rules(source)
-    with jobs.Part(base, key) as part:
-        part.facts = {"in": 0, "kept": 0, "bytes": 0, "dropped": Counter(), "first": {}}
-        part.open("jsonl"), part.open("keys")
-        for document in sources.read(source, files, jobs.tick):
-            jobs.tick(0, 1)
-            part.facts["in"] += 1
-            name = f"{source.name}/{document['id']}"
-            reason = document.pop("dropped", None) or ("removed" if {name, source.name} & removed else "empty" if not document["text"].strip() else
-                                                       "licence" if source.licences is not None and document.get("licence") not in source.licences else None)
-            if reason:
-                part.facts["first"].setdefault(reason, document.get("place", name))
-                if reason == "removed":
-                    part.open("removed").write(np.array([dedup.key(document["text"])], "<u8").tobytes())
-                drop(part, document, reason)
-                continue
-            text = document["text"]
-            part.open("keys").write(np.array([dedup.key(text), *(dedup.key(clean.KEYS[k](document)) for k in keys)], "<u8").tobytes())
-            if line_rule:
-                least, _, _, normal = clean.LINES[line_rule]
-                hashes = dedup.lines(text, least, normal)
-                part.open("lines").write(hashes.astype("<u8").tobytes())
-                part.open("counts").write(np.array([len(hashes)], "<i8").tobytes())
-            part.write("jsonl", document)
-            part.facts["kept"] += 1
-            part.facts["bytes"] += len(text.encode())
+def begin_written_facts(part):
+    begin_facts(part, **{name: Counter() for name in LANGUAGES}, lowest=1.0)
 
 
-def load(base, name, dtype):
-    """An array that a job wrote, or that repeats() or near() put beside; empty if there is none."""
-    path = f"{base}.{name}" if name in ("drop", "cut", "near") else jobs.path(base, name)
-    return np.memmap(path, dtype, "r") if path and os.path.getsize(path) else np.empty(0, dtype)
-
-
-def repeats(base, key, corpus, parts):
-    """Beside each part .drop, a byte per document (0; 1 + the key it shares with an earlier one; REMOVED for a copy of one that is removed), and .cut, a bit per line."""
-    with jobs.Part(base, key) as part:
-        rules = {s.name: special_rules(s) for s in corpus.sources}
-        keys = {name: [load(b, "keys", "<u8").reshape(-1, 1 + len(rules[name][0])) for b in bases] for name, bases in parts.items()}
-        exact = iter(dedup.repeated([k[:, 0] for name in parts for k in keys[name]]))
-        gone = np.concatenate([load(b, "removed", "<u8") for bases in parts.values() for b in bases] or [np.empty(0, "<u8")])
-        for name, bases in parts.items():
-            dropped = [next(exact).astype(np.uint8) for _ in bases]
-            for d, k in zip(dropped, keys[name]):
-                d[np.isin(k[:, 0], gone)] = REMOVED
-            for column in range(1, 1 + len(rules[name][0])):
-                for d, again in zip(dropped, dedup.repeated([k[:, column] for k in keys[name]], alive=[d == 0 for d in dropped])):
-                    d[again] = 1 + column
-            for b, d in zip(bases, dropped):
-                d.tofile(f"{b}.drop")
-                part.beside.append(f"{b}.drop")
-            if rules[name][1]:
-                _, least, first_stays, _ = clean.LINES[rules[name][1]]
-                alive = [np.repeat(d == 0, load(b, "counts", "<i8")) for b, d in zip(bases, dropped)]
-                for b, cut in zip(bases, dedup.repeated([load(b, "lines", "<u8") for b in bases], least, first_stays, alive)):
-                    np.packbits(cut).tofile(f"{b}.cut")
-                    part.beside.append(f"{b}.cut")
-
-
-def clean_part(base, key, source, read, corpus):
-    """The rules of the source, document by document."""
-    keys, line_rule, rules = special_rules(source)
-    with jobs.Part(base, key) as part:
-        part.facts = {"in": 0, "kept": 0, "bytes": 0, "dropped": Counter(), "changed": Counter(), "examples": {}}
-        part.open("jsonl"), part.open("exact")
-        dropped, counts, line = load(read, "drop", np.uint8), load(read, "counts", "<i8"), 0
-        assert len(dropped) == jobs.facts(read)["kept"]
-        cut = np.unpackbits(load(read, "cut", np.uint8)).astype(bool) if line_rule else None
-        for number, (document, _) in enumerate(documents(f"{read}.jsonl")):
-            text = document["text"]
-            jobs.tick(len(text.encode()), 1)
-            part.facts["in"] += 1
-            changed, reason = {}, None if not dropped[number] else "removed" if dropped[number] == REMOVED else ["duplicate", *keys][dropped[number] - 1]
-            if line_rule:
-                gone = cut[line:line + counts[number]]
-                line += counts[number]
-                if not reason and gone.any():
-                    text = "\n".join(s for s, g in zip(text.split("\n"), gone) if not g)
-                    changed, reason = {line_rule: (document["text"], text)}, None if text.strip() else line_rule
-            if not reason:
-                if {"language", "ccnet_language"} & {*rules} and not document.get("lang"):
-                    document["lang"] = models.language(text, (corpus.models or {}).get("language"))[0]
-                text, reason, more = clean.run(text, rules, row(document.get("lang"), corpus))
-                changed |= more
-            if reason:
-                drop(part, document, reason)
-                continue
-            for rule, (before, after) in changed.items():
-                part.facts["changed"][rule] += 1
-                if rule not in part.facts["examples"]:
-                    at = max(0, next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after))) - 20)
-                    part.facts["examples"][rule] = {"id": document["id"], "before": None if rule.startswith("pii_") else before[at:at + 80], "after": after[at:at + 80]}
-            document["text"] = text
-            part.write("jsonl", document)
-            part.facts["kept"] += 1
-            part.facts["bytes"] += len(text.encode())
-            part.open("exact").write(np.array([dedup.key(text)], "<u8").tobytes())       # rules can make copies of what was different
-            if source.near == "minhash":
-                part.open("signatures").write(dedup.signature(dedup.shingles(text)).tobytes())
-            elif source.near:
-                sample = dedup.sampled(dedup.shingles(text))
-                part.open("shingles").write(sample.tobytes())
-                part.open("sizes").write(np.array([len(sample)], "<i8").tobytes())
-
-
-@functools.lru_cache(1000)
-def row_of(lang, folder, models):
-    return clean.Row(lang, folder, dict(models))
-
-
-def row(lang, corpus):
-    return row_of(lang, corpus.rules, tuple(sorted((corpus.models or {}).items())))
-
-
-def near(base, key, corpus, parts):
-    """Beside each part .near, a byte per document: 1 for a near duplicate, 2 for a copy of an earlier one after cleaning."""
-    answers = {b: np.zeros(jobs.facts(b)["kept"], np.uint8) for bases in parts.values() for b in bases}
-    with jobs.Part(base, key) as part:
-        alike = [b for s in corpus.sources if s.near == "minhash" for b in parts[s.name] if len(answers[b])]
-        for b in alike:
-            part.open("signatures").write(load(b, "signatures", np.uint8).tobytes())
-        if alike:
-            part.open("signatures").flush()
-            signatures = np.memmap(part.open("signatures").name, np.uint16, "r").reshape(-1, dedup.HASHES)
-            answers.update(zip(alike, np.split(dedup.near(signatures, corpus.alike), np.cumsum([len(answers[b]) for b in alike])[:-1])))
-        for s in corpus.sources:
-            if s.near == "overlap":
-                sizes = [load(b, "sizes", "<i8") for b in parts[s.name]]
-                books = [book for b, z in zip(parts[s.name], sizes) for book in np.split(load(b, "shingles", "<u8"), np.cumsum(z))[:-1]]
-                answers.update(zip(parts[s.name], np.split(dedup.overlapping(books), np.cumsum([len(z) for z in sizes])[:-1])))
-        for b, again in zip(answers, dedup.repeated([load(b, "exact", "<u8") for b in answers])):
-            (answers[b].astype(np.uint8) * ~again + 2 * again).astype(np.uint8).tofile(f"{b}.near")
-            part.beside.append(f"{b}.near")
-
-
-def write_part(base, key, source, cleaned):
-    """What is left: the kept documents as they go to corpus/."""
-    with jobs.Part(base, key) as part:
-        part.facts = {"in": 0, "kept": 0, "bytes": 0, "dropped": Counter(), **{k: Counter() for k in LANGUAGES}, "lowest": 1.0}
-        part.open("jsonl")
-        for (document, _), again in zip(documents(f"{cleaned}.jsonl"), load(cleaned, "near", np.uint8), strict=True):
-            jobs.tick(len(document["text"].encode()), 1)
-            part.facts["in"] += 1
-            if again:
-                drop(part, document, ["near_duplicate", "duplicate"][again - 1])
-                continue
-            keep(part, document, source.name)
-
-
-def keep(part, document, source):
-    size, lang = len(document["text"].encode()), document.get("lang") or "unknown"
-    part.write("jsonl", document)
+def keep(part, document):
+    """Pass a document on. Returns its bytes."""
+    size = len(document["text"].encode())
+    part.add_line("jsonl", document)
     part.facts["kept"] += 1
     part.facts["bytes"] += size
+    return size
+
+
+def keep_written(part, document, source):
+    """Pass a document on to corpus/, and count what the manifest says of it."""
+    size, lang = keep(part, document), document.get("lang") or "unknown"
     part.facts["bytes_by_language"][lang] += size
     part.facts["documents_by_language"][lang] += 1
     part.facts["licences"][document.get("licence") or "unknown"] += 1
     part.facts["lowest"] = min(part.facts["lowest"], place(source, document["id"]))
 
 
-tokenizer_of = functools.lru_cache(1)(lambda folder, fingerprint: tokenizers.load(folder))
+def drop(part, document, reason):
+    """Count a document and write it to .dropped, without its text if it is a copy or is to be removed."""
+    part.facts["dropped"][reason] += 1
+    if part.facts["dropped"][reason] <= SHOWN:
+        shown = {key: value for key, value in document.items() if key != "text"}
+        if "text" in document and reason not in ("removed", "duplicate", *clean.KEYS):
+            shown["text"] = document["text"][:SHOWN]
+        part.add_line("dropped", shown | {"dropped": reason})
 
 
-def tokenize_part(base, key, source, written, limits, folder, fingerprint):
-    """BASE.{train,val}.{bin,idx,doc}: tokens, where each document begins, and (part, byte) of the document in corpus/."""
-    tokenizer, number = tokenizer_of(folder, fingerprint), int(base.split("-")[-1])
-    dtype = token_dtype(tokenizer)
-    with jobs.Part(base, key) as part:
-        part.facts = {split: {"tokens": 0, "documents": 0, "bytes": 0} for split in ("train", "val")} | {"tokens_by_language": Counter()}
-        for split, end in itertools.product(("train", "val"), ("bin", "idx", "doc")):
-            part.open(f"{split}.{end}")
-        batch, size = [], 0
-
-        def flush():
-            for (d, at), ids in zip(batch, tokenizer.encode_batch([d["text"] for d, _ in batch])):
-                ids = np.array([*tokenizer.prompt, *ids, tokenizer.eos])
-                assert ids.max() < tokenizer.vocab      # a larger id would wrap around in silence
-                split = "val" if place(source.name, d["id"]) <= limits[source.name] else "train"
-                r = part.facts[split]
-                part.open(f"{split}.idx").write(np.array([r["tokens"]], "<i8").tobytes())
-                part.open(f"{split}.doc").write(np.array([number, at], "<i8").tobytes())
-                part.open(f"{split}.bin").write(ids.astype(dtype).tobytes())
-                r["tokens"], r["documents"], r["bytes"] = r["tokens"] + len(ids), r["documents"] + 1, r["bytes"] + len(d["text"].encode())
-                part.facts["tokens_by_language"][d.get("lang") or "unknown"] += len(ids)
-                jobs.tick(len(d["text"].encode()), 1)
-            batch.clear()
-        for document, at in documents(f"{written}.jsonl"):
-            batch.append((document, at))
-            size += len(document["text"])
-            if size > BATCH:
-                flush()
-                size = 0
-        flush()
+def rules_by_kind(source):
+    """The rules of a source: (keys that documents must not share, line rule or None, rules for one text)."""
+    names = clean.rules(source.clean)
+    keys = [n for n in names if n in clean.KEYS]
+    lines = [n for n in names if n in clean.LINES]
+    rest = [n for n in names if n in clean.RULES]
+    if len(lines) > 1:
+        raise ValueError(f"source {source.name}: {' and '.join(lines)} cannot be used together; choose one")
+    if names != keys + lines + rest:
+        raise ValueError(f"source {source.name}: {', '.join(keys + lines)} must come before the rules "
+                         f"that read one text: {', '.join(rest)}")
+    return keys, lines[0] if lines else None, rest
 
 
-def token_dtype(tokenizer):
-    return np.dtype("<u2" if tokenizer.vocab <= 65_536 else "<u4").str
+# ---- read ----
+
+def read_part(part, plan, source, number, files):
+    """Files to documents, and hashes to find copies: in .keys a row per document, in .lines one per line."""
+    keys, line_rule, _ = rules_by_kind(source)
+    begin_facts(part, first={})
+    for document in sources.read_documents(source, files, part.tick):
+        part.facts["in"] += 1
+        reason = document.pop("dropped", None) or unwanted(document, source, plan.removed)
+        if reason:
+            part.facts["first"].setdefault(reason, document.get("place", f"{source.name}/{document['id']}"))
+            if reason == "removed":
+                part.add_numbers("removed", [dedup.key(document["text"])], "<u8")
+            drop(part, document, reason)
+            continue
+        text = document["text"]
+        values = [text, *(clean.KEYS[k](document) for k in keys)]
+        part.add_numbers("keys", [dedup.key(value) for value in values], "<u8")
+        if line_rule:
+            least, _, _, normal = clean.LINES[line_rule]
+            hashes = dedup.lines(text, least, normal)
+            part.add_numbers("lines", hashes, "<u8")
+            part.add_numbers("counts", [len(hashes)], "<i8")
+        keep(part, document)
 
 
-def join_tokens(out, bases):
-    """The tokens of a source's parts as one file per split. Returns their counts and hashes."""
-    os.makedirs(out)
-    result = {split: {"tokens": 0, "documents": 0, "bytes": 0} for split in ("train", "val")} | {"tokens_by_language": Counter()}
-    for split in ("train", "val"):
-        r = result[split]
-        with open(f"{out}/{split}.bin", "wb") as tokens, open(f"{out}/{split}.idx", "wb") as starts, open(f"{out}/{split}.doc", "wb") as places:
-            for base in bases:
-                (load(base, f"{split}.idx", "<i8") + r["tokens"]).tofile(starts)
-                load(base, f"{split}.doc", "<i8").tofile(places)
-                load(base, f"{split}.bin", np.uint8).tofile(tokens)
-                for fact in r:
-                    r[fact] += jobs.facts(base)[split][fact]
-        r["sha256"] = config.sha256(f"{out}/{split}.bin")
-    for base in bases:
-        result["tokens_by_language"].update(jobs.facts(base)["tokens_by_language"])
-    result["tokens_by_language"] = dict(result["tokens_by_language"].most_common())
-    return result
+def unwanted(document, source, removed):
+    """Why a document that was read is not taken, or None."""
+    if is_removed(document, source.name, removed):
+        return "removed"
+    if not document["text"].strip():
+        return "empty"
+    if source.licences is not None and document.get("licence") not in source.licences:
+        return "licence"
+    return None
 
+
+# ---- repeats ----
+
+KEPT, REMOVED, DUPLICATE = range(3)
+
+
+def reasons(keys):
+    """What repeats() writes for a document is an index of this list. 2 + i is for column i of .keys."""
+    return [None, "removed", "duplicate", *keys]
+
+
+def per_part(array, sizes):
+    """An array over all documents, cut into one of each size. per_part([1, 2, 3], [2, 1]) -> [[1, 2], [3]]"""
+    ends = np.cumsum(sizes, dtype=int)
+    return [array[end - size:end] for end, size in zip(ends, sizes)]
+
+
+def repeats(part, plan, parts):
+    """For each part .drop, the reason for each document; if there is a line rule .cut, a bit for each line.
+
+    parts: {source: [BASE of read_part]}. A copy of a document that was asked to be removed is removed too.
+    """
+    keys, gone = {}, []
+    for source in plan.corpus.sources:
+        columns = 1 + len(rules_by_kind(source)[0])
+        for base in parts[source.name]:
+            keys[base] = jobs.numbers(base, "keys", "<u8").reshape(-1, columns)
+            gone.append(jobs.numbers(base, "removed", "<u8"))
+    answers = {base: np.full(len(rows), KEPT, np.uint8) for base, rows in keys.items()}
+    exact = dedup.repeated([rows[:, 0] for rows in keys.values()])          # among all sources
+    gone = np.concatenate(gone)
+    for base, again in zip(keys, exact):
+        answers[base][again] = DUPLICATE
+        answers[base][np.isin(keys[base][:, 0], gone)] = REMOVED
+    for source in plan.corpus.sources:
+        bases = parts[source.name]
+        key_rules, line_rule, _ = rules_by_kind(source)
+        for column in range(1, 1 + len(key_rules)):
+            alive = [answers[base] == KEPT for base in bases]
+            found = dedup.repeated([keys[base][:, column] for base in bases], alive=alive)
+            for base, again in zip(bases, found):
+                answers[base][again] = DUPLICATE + column
+        for base in bases:
+            put(part, base, "drop", answers[base])
+        if line_rule:
+            repeated_lines(part, bases, line_rule, [answers[base] == KEPT for base in bases])
+
+
+def repeated_lines(part, bases, line_rule, alive):
+    """Write .cut. `alive` has an array for each part: the documents that are not dropped already."""
+    _, least, first_stays, _ = clean.LINES[line_rule]
+    lines = [jobs.numbers(base, "lines", "<u8") for base in bases]
+    alive = [np.repeat(a, jobs.numbers(base, "counts", "<i8")) for base, a in zip(bases, alive)]
+    for base, cut in zip(bases, dedup.repeated(lines, least, first_stays, alive)):
+        put(part, base, "cut", np.packbits(cut))
+
+
+def put(part, base, name, array):
+    """Write what belongs to the part BASE, as SOURCE-NUMBER.NAME. It is closed: there may be thousands."""
+    name = f"{os.path.basename(base)}.{name}"
+    part.add_numbers(name, array, array.dtype)
+    part.file(name).close()
+
+
+def put_there(plan, stage, base, name):
+    """What `stage` put for the part BASE: an array of bytes."""
+    return jobs.numbers(f"{plan.folder}/{stage}", f"{os.path.basename(base)}.{name}", np.uint8)
+
+
+# ---- clean ----
+
+def clean_part(part, plan, source, number, read):
+    """Leave out what repeats, then apply the rules of the source, document by document."""
+    keys, line_rule, rules = rules_by_kind(source)
+    begin_facts(part, changed=Counter(), examples={})
+    why = reasons(keys)
+    answers = put_there(plan, "repeats", read, "drop")
+    assert len(answers) == jobs.facts(read)["kept"]
+    if line_rule:
+        bits = np.unpackbits(put_there(plan, "repeats", read, "cut")).astype(bool)
+        cuts = per_part(bits, jobs.numbers(read, "counts", "<i8"))
+    for i, (document, _) in enumerate(documents(f"{read}.jsonl")):
+        text, reason, changed = document["text"], why[answers[i]], {}
+        part.tick(len(text.encode()))
+        part.facts["in"] += 1
+        if line_rule and not reason and cuts[i].any():
+            lines = text.split("\n")
+            text = "\n".join(line for line, cut in zip(lines, cuts[i]) if not cut)
+            changed[line_rule] = document["text"], text
+            reason = None if text.strip() else line_rule
+        if not reason:
+            text, reason, more = apply_rules(document, text, rules, plan.corpus)
+            changed |= more
+            if not all(clean.applies(rule, document.get("lang")) for rule in rules):
+                part.facts["code"] = part.facts.get("code", 0) + 1
+        if reason:
+            drop(part, document, reason)
+            continue
+        note_changes(part, document["id"], changed)
+        document["text"] = text
+        keep(part, document)
+        part.add_numbers("exact", [dedup.key(text)], "<u8")     # rules can make copies of what was different
+        add_signature(part, text, source.near)
+
+
+def apply_rules(document, text, rules, corpus):
+    """What clean.run says of the text. A document whose language is needed and not known gets it here."""
+    given = corpus.models or {}
+    if {"language", "ccnet_language"} & {*rules} and not document.get("lang"):
+        found, _ = models.language(text, given.get("language"))
+        if found:
+            document["lang"] = found
+    row = thresholds(document.get("lang"), corpus.rules, tuple(sorted(given.items())))
+    return clean.run(text, rules, row)
+
+
+@functools.lru_cache(1000)
+def thresholds(lang, folder, given):
+    return clean.Row(lang, folder, dict(given))
+
+
+def note_changes(part, name, changed):
+    """Count the rules that changed a document: {rule: (before, after)}. The first of each is shown, with
+    20 characters before it; what was masked as personal is not."""
+    for rule, (before, after) in changed.items():
+        part.facts["changed"][rule] += 1
+        if rule in part.facts["examples"]:
+            continue
+        shorter = min(len(before), len(after))
+        differs = next((i for i in range(shorter) if before[i] != after[i]), shorter)
+        at = slice(max(0, differs - 20), max(0, differs - 20) + 80)
+        shown = None if rule.startswith("pii_") else before[at]
+        part.facts["examples"][rule] = {"id": name, "before": shown, "after": after[at]}
+
+
+def add_signature(part, text, kind):
+    """What near() compares: .signatures has a row per document; .shingles some hashes, .sizes how many."""
+    if kind == "minhash":
+        part.add_numbers("signatures", dedup.signature(dedup.shingles(text)), "<u2")
+    elif kind == "overlap":
+        sample = dedup.sampled(dedup.shingles(text))
+        part.add_numbers("shingles", sample, "<u8")
+        part.add_numbers("sizes", [len(sample)], "<i8")
+
+
+# ---- near ----
+
+NEAR_REASONS = [None, "near_duplicate", "duplicate"]        # what near() writes is an index of this list
+LIKE, COPY = 1, 2
+
+
+def near(part, plan, parts):
+    """For each part .near, the reason for each document. Rules may have made copies of what was different.
+
+    parts: {source: [BASE of clean_part]}
+    """
+    bases = list(itertools.chain.from_iterable(parts[s.name] for s in plan.corpus.sources))
+    answers = {base: np.full(jobs.facts(base)["kept"], KEPT, np.uint8) for base in bases}
+
+    alike = []                          # parts compared by MinHash, among all sources that say so
+    for source in plan.corpus.sources:
+        if source.near == "minhash":
+            alike += [base for base in parts[source.name] if len(answers[base])]
+        elif source.near == "overlap":
+            sizes = [jobs.numbers(base, "sizes", "<i8") for base in parts[source.name]]
+            books = []
+            for base, each in zip(parts[source.name], sizes):
+                books += per_part(jobs.numbers(base, "shingles", "<u8"), each)
+            found = per_part(dedup.overlapping(books), [len(each) for each in sizes])
+            for base, inside in zip(parts[source.name], found):
+                answers[base][inside] = LIKE
+    if alike:
+        for base in alike:              # one file of all signatures: it need not fit in memory
+            part.file("signatures").write(jobs.numbers(base, "signatures", np.uint8).tobytes())
+        part.file("signatures").flush()
+        signatures = np.memmap(part.file("signatures").name, "<u2", "r").reshape(-1, dedup.HASHES)
+        found = per_part(dedup.near(signatures, plan.corpus.alike), [len(answers[base]) for base in alike])
+        for base, like in zip(alike, found):
+            answers[base][like] = LIKE
+
+    copies = dedup.repeated([jobs.numbers(base, "exact", "<u8") for base in bases])
+    for base, again in zip(bases, copies):
+        answers[base][again] = COPY
+        put(part, base, "near", answers[base])
+
+
+# ---- write ----
+
+def write_part(part, plan, source, number, cleaned):
+    """The documents that are left, as they go to corpus/."""
+    begin_written_facts(part)
+    answers = put_there(plan, "near", cleaned, "near")
+    for (document, _), answer in zip(documents(f"{cleaned}.jsonl"), answers, strict=True):
+        part.tick(len(document["text"].encode()))
+        part.facts["in"] += 1
+        reason = NEAR_REASONS[answer]
+        if reason:
+            drop(part, document, reason)
+        else:
+            keep_written(part, document, source.name)
+
+
+# ---- what the parts counted, put together ----
 
 def write_dropped(out, bases):
-    """dropped/REASON.jsonl: the first SHOWN of each reason, in order."""
+    """OUT/dropped/REASON.jsonl: the first SHOWN of each reason, in order."""
     os.makedirs(f"{out}/dropped")
     shown = Counter()
-    for b in bases:
-        for document, _ in documents(jobs.path(b, "dropped")) if jobs.path(b, "dropped") else ():
-            shown[document["dropped"]] += 1
-            if shown[document["dropped"]] <= SHOWN:
-                with open(f"{out}/dropped/{document['dropped']}.jsonl", "a", encoding="utf-8") as f:
+    for file in filter(None, (jobs.path(base, "dropped") for base in bases)):
+        for document, _ in documents(file):
+            reason = document["dropped"]
+            shown[reason] += 1
+            if shown[reason] <= SHOWN:
+                with open(f"{out}/dropped/{reason}.jsonl", "a", encoding="utf-8") as f:
                     f.write(json.dumps(document, ensure_ascii=False) + "\n")
 
 
 def added(facts):
-    """The facts of a stage's parts as one: numbers are summed, by key too; of examples and places the first stay."""
+    """The facts of a stage's parts as one: numbers are summed, by key too; of examples the first stay."""
     total = {}
-    for f in facts:
-        for k, v in f.items():
-            if k == "lowest":
-                total[k] = min(total.get(k, 1.0), v)
-            elif k in ("examples", "first"):
-                total[k] = {**v, **total.get(k, {})}
-            elif isinstance(v, dict):
-                total[k] = dict(Counter(total.get(k, {})) + Counter(v))
+    for part in facts:
+        for key, value in part.items():
+            if key == "lowest":
+                total[key] = min(total.get(key, 1.0), value)
+            elif key in ("examples", "first"):
+                total[key] = {**value, **total.get(key, {})}
+            elif isinstance(value, dict):
+                total[key] = dict(Counter(total.get(key, {})) + Counter(value))
             else:
-                total[k] = total.get(k, 0) + v
+                total[key] = total.get(key, 0) + value
     return total

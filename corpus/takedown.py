@@ -1,9 +1,12 @@
-"""Removal from a finished data/NAME: a person or a custodian asks, and the document or the whole source goes, everywhere it was written.
+"""Removal from a finished data/NAME: a person or a custodian asks, and the document or the whole source goes.
 
     python prepare.py configs/data/sample.py --remove ids.txt       # a line is SOURCE or SOURCE/ID
 
-Only the sources concerned are written and tokenized again. The names are kept in manifest.json, so that a later build leaves them out too.
-A model that was trained before has still read them: ask data.py whence which steps did before you remove, afterwards it refuses.
+A new folder, data/NAME.removing, is made beside the old one. The sources concerned are written and tokenized
+again; all other files are hard links to the old ones. When it is complete it takes the old one's place.
+manifest.json and data/NAME.removed keep the names: a later build leaves them out too.
+A model that was trained before has still read the documents. Ask data.py whence which steps did so before you
+remove them; afterwards it refuses.
 """
 import glob
 import json
@@ -12,85 +15,119 @@ import shutil
 from collections import Counter
 
 import config
-import tokenizer as tokenizers
-from corpus import card, jobs, recipe
-from corpus.stages import LANGUAGES, added, documents, join_tokens, keep, tokenize_part
+from corpus import card, jobs, recipe, stages, tokens
+from corpus.stages import documents, is_removed
+
+REWRITTEN = ("dropped", "removing", "report.json", "DATA_CARD.md", "manifest.json")      # never linked
 
 
-def without(base, key, source, file, gone):
-    """The documents of one of our files but those named in `gone`."""
-    with jobs.Part(base, key) as part:
-        part.facts = {"in": 0, "kept": 0, "bytes": 0, "dropped": Counter(), **{k: Counter() for k in LANGUAGES}, "lowest": 1.0}
-        part.open("jsonl")
-        for document, _ in documents(file):
-            part.facts["in"] += 1
-            if {source, f"{source}/{document['id']}"} & gone:
-                part.facts["dropped"]["removed"] += 1
-            else:
-                keep(part, document, source)
+def without(part, name, file, gone):
+    """The documents of one of our files but those that `gone` names."""
+    stages.begin_written_facts(part)
+    for document, _ in documents(file):
+        part.tick(len(document["text"].encode()))
+        part.facts["in"] += 1
+        if is_removed(document, name, gone):
+            part.facts["dropped"]["removed"] += 1
+        else:
+            stages.keep_written(part, document, name)
 
 
-def remove(out, manifest, names, workers=None):
-    """Take documents out of a finished data/NAME: their sources are written and tokenized again, the others are not touched.
+def link(old, new):
+    """A second name for a file; a copy where the file system has no such thing."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
 
-    All is made ready in OUT/removing first; commit() then exchanges it, now or after an interruption."""
-    new, tokenizer, report = f"{out}/removing", tokenizers.load(f"{out}/tokenizer"), config.read_json(f"{out}/report.json")
+
+def write_again(out, new, name, facts, gone, workers):
+    """Write source `name`, text and tokens, without the documents of `gone` to folder NEW. Returns the
+    counts. `facts`, what the manifest says of the source, is brought up to date."""
+    plan = stages.Plan(None, f"{new}/work", gone, workers)
+    shutil.copytree(f"{out}/tokenizer", f"{plan.folder}/tokenizer")
+    files = sorted(glob.glob(f"{out}/corpus/{name}/*.jsonl"))
+    bases = [f"{plan.folder}/text/{name}-{number:05}" for number in range(len(files))]
+    todo = [jobs.Job(b, "", os.path.getsize(file), (name, file, gone)) for b, file in zip(bases, files)]
+    jobs.run_jobs(f"removing from {name}", without, todo, workers)
+    left = stages.added([jobs.facts(b) for b in bases])
+    if left["kept"]:
+        facts["held_out"] = max(facts["held_out"], left["lowest"]) if left["kept"] > 1 else -1
+        plan.limits[name] = facts["held_out"]
+        todo = []
+        for number, b in enumerate(bases):
+            base = f"{plan.folder}/tokens/{name}-{number:05}"
+            todo.append(jobs.Job(base, "", jobs.facts(b)["bytes"], (plan, recipe.Source(name), number, b)))
+        jobs.run_jobs(f"tokenizing {name}", tokens.tokenize_part, todo, workers)
+        facts |= tokens.join_tokens(f"{new}/tokens/{name}", [job.base for job in todo])
+        facts |= {key: left[key] for key in stages.LANGUAGES}
+        facts["dropped"]["removed"] = facts["dropped"].get("removed", 0) + left["dropped"].get("removed", 0)
+        os.makedirs(f"{new}/corpus/{name}")
+        for number, b in enumerate(bases):
+            os.replace(f"{b}.jsonl", f"{new}/corpus/{name}/{number:05}.jsonl")
+    shutil.rmtree(plan.folder)
+    return left
+
+
+def remove_documents(out, manifest, names, workers=None):
+    """Take the documents and sources of `names` out of a finished data/NAME; returns its new manifest."""
+    new, report = f"{os.path.realpath(out)}.removing", config.read_json(f"{out}/report.json")
     shutil.rmtree(new, ignore_errors=True)
-    for name in sorted({n.split("/")[0] for n in names} & set(manifest["sources"])):
-        s, files = manifest["sources"][name], sorted(glob.glob(f"{out}/corpus/{name}/*.jsonl"))
-        bases = [f"{new}/parts/{name}-{n:05}" for n in range(len(files))]
-        for b, file in zip(bases, files):
-            without(b, "", name, file, names)
-        left = added([jobs.facts(b) for b in bases])
+    concerned = {name.split("/")[0] for name in names}
+
+    def written_again(folder, _):
+        """What is not linked of a folder."""
+        inside = os.path.relpath(folder, out)
+        if inside in ("corpus", "tokens"):
+            return concerned
+        return REWRITTEN if inside == "." else ()
+    shutil.copytree(out, new, copy_function=link, ignore=written_again)
+    for name in sorted(concerned & set(manifest["sources"])):
+        left = write_again(out, new, name, manifest["sources"][name], names, workers)
         before = report[name].get("removed", {"in": left["in"], "dropped": {}})
-        report[name]["removed"] = {"in": before["in"], "kept": left["kept"], "dropped": dict(Counter(before["dropped"]) + Counter(left["dropped"]))}
+        dropped = Counter(before["dropped"]) + Counter(left["dropped"])
+        report[name]["removed"] = {"in": before["in"], "kept": left["kept"], "dropped": dict(dropped)}
         if not left["kept"]:
             del manifest["sources"][name]
-            continue
-        s["held_out"] = max(s["held_out"], left["lowest"]) if left["kept"] > 1 else -1
-        todo = [(f"{new}/parts/tokens/{name}-{n:05}", "", recipe.Source(name), b, {name: s["held_out"]}, f"{out}/tokenizer", tokenizers.fingerprint(tokenizer)) for n, b in enumerate(bases)]
-        jobs.run("tokenize", tokenize_part, todo, left["bytes"], workers)
-        s.update(join_tokens(f"{new}/tokens/{name}", [job[0] for job in todo]), **{k: left[k] for k in LANGUAGES})
-        s["dropped"]["removed"] = s["dropped"].get("removed", 0) + left["dropped"].get("removed", 0)
-        os.makedirs(f"{new}/corpus/{name}")
-        for n, b in enumerate(bases):
-            os.replace(f"{b}.jsonl", f"{new}/corpus/{name}/{n:05}.jsonl")
-    os.makedirs(f"{new}/dropped")
-    for file in glob.glob(f"{out}/dropped/*.jsonl"):            # nor may a copy stay among what was dropped, or in the report
-        with open(f"{new}/dropped/{os.path.basename(file)}", "w", encoding="utf-8") as f:
-            f.writelines(json.dumps(d, ensure_ascii=False) + "\n" for d, _ in documents(file) if not {d["source"], f"{d['source']}/{d['id']}"} & names)
-    for name, stages in report.items():
-        stages["clean"]["examples"] = {r: e for r, e in stages["clean"]["examples"].items() if not {name, f"{name}/{e['id']}"} & names}
-        stages["read"]["first"] = {r: place for r, place in stages["read"]["first"].items() if not {name, place} & names}
-    gone = sum(stages.get("removed", {"dropped": {}})["dropped"].get("removed", 0) for stages in report.values())
-    print(f"{gone:,} documents are removed by {len({*manifest['removed'], *names}):,} names of documents and sources, this time and before")
+    forget(out, new, report, names)
+    gone = sum(s["removed"]["dropped"].get("removed", 0) for s in report.values() if "removed" in s)
     manifest["removed"] = sorted({*manifest["removed"], *names})
-    with open(f"{out}.removed.new", "w", encoding="utf-8") as f:       # beside the folder: a later build reads it
+    print(f"{gone:,} documents are removed by {len(manifest['removed']):,} names of documents and sources, "
+          "this time and before")
+    with open(f"{out}.removed.new", "w", encoding="utf-8") as f:       # for a later build
         f.writelines(f"{name}\n" for name in manifest["removed"])
     os.replace(f"{out}.removed.new", f"{out}.removed")
     config.write_json(f"{new}/report.json", report)
-    card.write(new, manifest, report)
+    card.write_card(new, manifest, report)
     config.write_json(f"{new}/manifest.json", manifest)
-    shutil.rmtree(f"{new}/parts", ignore_errors=True)
-    config.write_json(f"{new}/ready", True)
-    commit(out)
+    finish(out)
     return manifest
 
 
-def commit(out):
-    """Exchange what remove() made ready; the manifest last."""
-    new = f"{out}/removing"
-    if not os.path.exists(f"{new}/ready"):
-        return
+def forget(out, new, report, names):
+    """No copy may stay among the dropped documents that are shown, in NEW/dropped, or in the report."""
+    os.makedirs(f"{new}/dropped")
+    for file in glob.glob(f"{out}/dropped/*.jsonl"):
+        with open(f"{new}/dropped/{os.path.basename(file)}", "w", encoding="utf-8") as f:
+            for document, _ in documents(file):
+                if not is_removed(document, document["source"], names):
+                    f.write(json.dumps(document, ensure_ascii=False) + "\n")
+    for name, facts in report.items():
+        examples, first = facts["clean"]["examples"], facts["read"]["first"]
+        facts["clean"]["examples"] = {k: e for k, e in examples.items() if not is_removed(e, name, names)}
+        facts["read"]["first"] = {k: at for k, at in first.items() if not {name, at} & names}
+
+
+def finish(out):
+    """Put OUT.removing, if it is complete, into the place of OUT: at once, or later after a kill in between.
+    Its manifest is written last, so a folder with one is complete. The old folder is deleted."""
+    out = os.path.realpath(out)
+    new, old = f"{out}.removing", f"{out}.removing.old"
     if os.path.exists(f"{new}/manifest.json"):
-        left = config.read_json(f"{new}/manifest.json")["sources"]
-        for old in glob.glob(f"{out}/corpus/*") + glob.glob(f"{out}/tokens/*"):
-            if os.path.basename(old) not in left:
-                shutil.rmtree(old)
-        for path in sorted(glob.glob(f"{new}/corpus/*") + glob.glob(f"{new}/tokens/*") + glob.glob(f"{new}/dropped")):
-            shutil.rmtree(f"{out}/{os.path.relpath(path, new)}", ignore_errors=True)
-            os.rename(path, f"{out}/{os.path.relpath(path, new)}")
-        for file in ("report.json", "DATA_CARD.md", "manifest.json"):
-            if os.path.exists(f"{new}/{file}"):
-                os.replace(f"{new}/{file}", f"{out}/{file}")
-    shutil.rmtree(new)
+        if os.path.exists(out):
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(out, old)
+        os.rename(new, out)
+    shutil.rmtree(new, ignore_errors=True)
+    if os.path.exists(out):
+        shutil.rmtree(old, ignore_errors=True)
