@@ -136,7 +136,7 @@ class Rows:
         self.val_bytes = [source["val"]["bytes"] for source in self.manifest["sources"].values()]
         total = sum(len(s.tokens) for s in self.train)
         if total < self.T + 1:
-            raise ValueError(f"{self.folder} has {total:,} training tokens; one row of model.context={self.T} "
+            raise ValueError(f"{self.folder} has {total:,} training tokens; a row of model.context={self.T} "
                              f"needs {self.T + 1:,}: add text, or shorten the context")
         self.weights = shares(self.manifest, cfg.data.weights, self.train, self.folder)
         self.quota = quotas(self.weights)

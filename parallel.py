@@ -164,7 +164,7 @@ def before_backward(model, last):
 def clip(model, most):
     """Global gradient norm before it is clipped to `most`."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
 
 def parameters(model):

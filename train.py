@@ -383,7 +383,7 @@ def train(cfg, after=lambda training: None):
         x, y = torch.from_numpy(x).to(t.device), torch.from_numpy(y).to(t.device)
         parallel.at(f"step {t.step}: forward and backward")
         loss = gradients(t.model, x, y, valid, machine.micro, t.precision)
-        norm = parallel.clip(t.model, cfg.optim.clip)
+        norm = float(parallel.clip(t.model, cfg.optim.clip))
         parallel.at(f"step {t.step}: updating")
         loss, stopping = parallel.total([float(loss), stop.here()]).tolist()
         finite = math.isfinite(loss) and math.isfinite(norm)        # all processes know the same numbers
@@ -404,7 +404,7 @@ def train(cfg, after=lambda training: None):
 def main():
     ap = config.Parser(__doc__)
     ap.add_argument("config", help="configs/bloom.py or configs/llama.py")
-    ap.add_argument("settings", nargs="*", metavar="section.field=value",
+    ap.add_argument("settings", nargs="*", default=[], metavar="section.field=value",
                     help="size=7b1, optim.lr=2e-4, ...; config.py has them all")
     args, more = ap.parse_known_args()
     cfg = load_config(args.config, args.settings + more)

@@ -7,7 +7,8 @@ from config import Config, Data, Machine, Model, Optim, Run
 
 ROW = 2048                      # tokens in a row of the paper; its schedules count rows ("samples")
 
-# size   layers  width  heads  peak lr  rows per step  ramp increment    tokens   (the paper's table of hyper-parameters)
+# the paper's table of hyper-parameters
+# size   layers  width  heads  peak lr  rows per step  ramp increment    tokens
 SIZES = {
     "toy":  (4,    128,     4,  4e-3,        16,            None,         1.0e6),
     "560m": (24,  1024,    16,  3.0e-4,     256,              32,         341e9),
@@ -28,7 +29,8 @@ def config(size="toy"):
         init_std=0.0048,        # sqrt(1 / 3h) at h = 14336; the paper's runs use it at every size
         vocab=250_880,          # 250,680 entries, padded to a multiple of 4 x 128
     )
-    optim = Optim(lr=lr, min_lr=6e-6 if size == "176b" else 1e-5, warmup=183_105 * ROW, decay=200_000_000 * ROW)
+    lowest = 6e-6 if size == "176b" else 1e-5
+    optim = Optim(lr=lr, min_lr=lowest, warmup=183_105 * ROW, decay=200_000_000 * ROW)
     run = Run(name=f"bloom-{size}", tokens=int(tokens), batch=batch, ramp=(192, increment, 9_765_625))
     data = Data(name="roots")
     machine = Machine(recompute=size not in ("560m", "1b1"))

@@ -23,10 +23,10 @@ def config(size="toy"):
         layers=layers, dim=dim, heads=heads,
         position="rope", norm="rms", mlp="swiglu", bias=False, embed_norm=False, tied=False,
         eps=eps,
-        init_std=0.02,          # the paper does not print its initialisation: our choice, residual outputs scaled as in BLOOM
+        init_std=0.02,          # the paper prints no initialisation: our choice, scaled as in BLOOM
         vocab=32_000,
     )
-    optim = Optim(lr=lr, min_lr=lr / 10, warmup=2000 * STEP)        # cosine over the whole run, to 10% of the peak
+    optim = Optim(lr=lr, min_lr=lr / 10, warmup=2000 * STEP)    # cosine over the whole run, to 10%
     run = Run(name=f"llama-{size}", tokens=int(tokens), batch=2048)
     data = Data(name="llama")
     machine = Machine(recompute=True)

@@ -1,0 +1,181 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, arguments, log
+
+import config
+import train
+from evaluation import formats
+from model import Transformer
+from planning import ablate
+
+BLOOM = f"{ROOT}/configs/bloom.py"
+CHOICES = ["model.position=alibi,none", "model.embed_norm=true,false"]
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["model.layers=2"], "no setting has several values"), (["run.seed=1,2"], "--seeds makes"),
+    (["model.position=alibi,alibi"], "empty or named twice"),
+    (["model.position=alibi,rop"], "model.position=rop: it must be one of"),
+    (["model.position=alibi,none", "--seeds", "0"], "0 must be a whole number from 1")])
+def test_wrong_requests_are_told(argv, words):
+    with pytest.raises(ValueError) as error:
+        ablate.main([BLOOM, *argv])
+    assert words in str(error.value)
+
+
+def test_a_grid_is_trained_once_in_its_order_and_goes_on_where_it_was_interrupted(work, capsys):
+    """With train.py's loop in this process. The third run finds a file `stop` after two steps."""
+    asked, judged = [], []
+
+    def train_run(path, settings):
+        asked.append(settings[-1].removeprefix("run.name="))
+
+        def stop(training):
+            if len(asked) == 3 and training.step == 1:
+                open(f"{training.folder}/stop", "w").close()
+        train.train(train.load_config(path, settings), after=stop)
+
+    def judge(path, benchmark):
+        judged.append(path)
+        return {"loss": 1.0}
+
+    def go(*more):
+        settings = [*arguments("bloom", "small")[1:], "run.tokens=1280", *CHOICES, *more]
+        _, _, runs = ablate.grid(settings, 2, BLOOM)
+        return ablate.train_and_judge(BLOOM, runs, {}, train_run, judge)
+    with pytest.raises(ValueError, match="seed-42 was stopped before its end; the same command continues"):
+        go()
+    results = go()
+    names = [f"small-position-{p}-embed_norm-{e}-seed-{s}"
+             for s in (42, 43) for p in ("alibi", "none") for e in ("true", "false")]
+    assert asked == [*names[:3], *names[2:]], "each once, in order, and the interrupted one again"
+    assert [r["run"] for r in results] == [f"runs/{name}" for name in names]
+    out = capsys.readouterr().out
+    assert f"continuing runs/{names[2]} after step 2" in out
+    assert "8 runs, 0 finished; 10,240 tokens to train" in out
+    go("machine.micro=4")
+    assert len(asked) == 9, "a finished grid trains nothing, and the machine's settings may change"
+    for changed in ("optim.lr=1e-3", "run.tokens=2560"):
+        with pytest.raises(ValueError, match="give this grid another run.name: runs/small.*was trained with"):
+            go(changed)
+    facts = config.read_json(f"runs/{names[5]}/config.json")
+    config.write_json(f"runs/{names[5]}/config.json", facts | {"data_sha256": {}})
+    with pytest.raises(ValueError, match=f"{names[5]} was trained on other data than data/tiny holds now"):
+        go()
+
+
+class Bytes:
+    """A tokenizer of bytes."""
+    eos, bos, prompt, begin = 0, 1, [], [0]
+
+    def encode_batch(self, texts):
+        return [list(text.encode()) for text in texts]
+
+
+def items(rule):
+    found = [("bbb", "b", 1), ("b", "bb", 0), ("b", "bbb", 1)]
+    found = [{"context": "a", "choices": [a, b], "label": label} for a, b, label in found]
+    return found, 0, formats.Format(None, [None], rule)
+
+
+def test_zero_shot_is_the_deciding_score_of_each_task_and_their_mean():
+    """To this model all tokens are equally likely. The shorter choice wins where the sum decides, and the
+    first where it is per character."""
+    settings = ["model.vocab=256", "model.dim=8", "model.heads=2", "model.layers=1"]
+    model = Transformer(train.load_config(f"{ROOT}/configs/llama.py", settings).model)
+    torch.nn.init.zeros_(model.head.weight)
+    found = ablate.zero_shot(model, Bytes(), {rule: items(rule) for rule in ("sum", "char")})
+    third = pytest.approx(1 / 3)
+    assert found == {"zero-shot": 0.5, "task sum": pytest.approx(2 / 3), "task char": third}
+
+
+def test_a_run_is_judged_once_for_a_benchmark(runs, monkeypatch):
+    monkeypatch.chdir(runs.parent)
+    path, benchmark = "runs/bloom", {"x": items("char")}
+    scores = ablate.judge(path, benchmark)
+    assert list(scores) == ["bits per byte", "loss", "loss at 2x", "loss at 4x", "zero-shot", "task x"]
+    assert scores["loss"] == pytest.approx(log("bloom")[-1]["val"]["loss"], abs=1e-6)
+    kept = config.read_json(f"{path}/ablation.json")
+    config.write_json(f"{path}/ablation.json", kept | {"scores": "kept"})
+    assert ablate.judge(path, benchmark) == "kept"
+    assert ablate.judge(path, {"y": items("sum")})["loss"] == scores["loss"], "another benchmark"
+
+
+@pytest.mark.parametrize("script, error, words", [
+    ("sys.exit(3)", ValueError, "runs/x ended with exit code 3"),
+    ("os.kill(os.getppid(), signal.SIGINT); time.sleep(0.3); open('saved', 'w')", KeyboardInterrupt, None),
+    ("signal.signal(signal.SIGTERM, lambda *_: (open('saved', 'w'), sys.exit(3)));"
+     "os.kill(os.getppid(), signal.SIGTERM); time.sleep(9)", ValueError, "exit code 3")])
+def test_a_process_that_fails_is_named_and_one_that_is_stopped_may_save(tmp_path, monkeypatch, script,
+                                                                       error, words):
+    (tmp_path / "train.py").write_text(f"import os, signal, sys, time\n{script}")
+    monkeypatch.setattr(train, "HERE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's jobs ignore it
+    try:
+        with pytest.raises(error, match=words):
+            ablate.train_one(BLOOM, ["run.name=x"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ("saved" in script) == os.path.exists("saved")
+
+
+AXES = {"m.a": ["x", "y"], "m.b": ["1", "2"]}
+
+
+def results(scores):
+    """Results of a grid of 2 x 2 choices with a seed for each score: {(a, b): [loss by seed]}"""
+    found = []
+    for (a, b), values in scores.items():
+        for seed, loss in enumerate(values):
+            found.append({"choices": {"m.a": a, "m.b": b}, "seed": seed, "run": "", "scores": {"loss": loss}})
+    return found
+
+
+def test_a_difference_is_held_against_the_seeds_by_hand():
+    """b moves the loss by 1.0, 1.1 and 1.2 in one cell of a and by 2.0, 2.1 and 2.2 in the other: 1.6 on
+    average. The variance is 0.01 in both, so the standard error is sqrt(0.01 / 6), with 4 degrees of freedom
+    times 2.78. a moves it by 0, 0.3, -0.3 and 1, 1.3, 0.7: 0.5 +- 2.78 sqrt(0.09 / 6)."""
+    got = {("x", "1"): [0, 0, 0], ("x", "2"): [1.0, 1.1, 1.2],
+           ("y", "1"): [0, 0.3, -0.3], ("y", "2"): [2.0, 2.4, 1.9]}
+    a, b = ablate.differences(AXES, results(got), "loss")
+    assert (b["setting"], b["from"], b["to"]) == ("m.b", "1", "2")
+    assert b["difference"] == pytest.approx(1.6) and b["interval"] == pytest.approx(2.78 * (0.01 / 6) ** 0.5)
+    assert a["difference"] == pytest.approx(0.5) and a["interval"] == pytest.approx(2.78 * (0.09 / 6) ** 0.5)
+    assert ablate.beyond(a) and ablate.beyond(b)
+    one = ablate.differences(AXES, results({cell: values[:1] for cell, values in got.items()}), "loss")
+    assert one[1]["difference"] == pytest.approx(1.5)
+    assert not any(map(ablate.beyond, one)), "one seed has no spread"
+
+
+def test_choices_that_do_nothing_are_called_different_as_rarely_as_promised():
+    random, false = np.random.default_rng(0), 0
+    for _ in range(300):
+        shared = random.normal(0, 1, 3)             # of the seed: it cancels, the rows are the same
+        cells = {(a, b): shared + random.normal(0, 0.1, 3) for a in "xy" for b in "12"}
+        false += sum(map(ablate.beyond, ablate.differences(AXES, results(cells), "loss")))
+    assert 10 <= false <= 55, f"{false} of 600 differences of nothing are called larger; 30 are expected"
+
+
+def test_what_is_larger_than_the_seeds_is_said_and_what_is_not_is_not(tmp_path, capsys):
+    got = results({("x", "1"): [3.0, 3.1, 3.2], ("x", "2"): [2.0, 2.11, 2.2],
+                   ("y", "1"): [3.01, 3.08, 3.2], ("y", "2"): [2.01, 2.1, 2.21]})
+    ablate.report(AXES, got, str(tmp_path / "table"))
+    out = capsys.readouterr().out
+    assert "1 of 2 differences are larger than the seeds' spread" in out and "not independent" in out
+    assert "m.b=2 instead of 1: loss -0.99" in out and "m.a=y instead" not in out
+    written = config.read_json(tmp_path / "table.json")["differences"]
+    assert [d["beyond_seeds"] for d in written] == [False, True]
+
+
+def test_a_grid_is_drawn_with_a_legend(tmp_path):
+    pytest.importorskip("matplotlib")
+    scores = {"bits per byte": 1.0, "loss": 3.0, "loss at 2x": 3.1, "loss at 4x": 3.5, "zero-shot": 0.5}
+    results = [{"choices": {"m.a": a}, "seed": s, "run": "", "scores": scores} for a in "xyz" for s in (1, 2)]
+    ablate.draw(results, str(tmp_path / "table"))
+    svg = (tmp_path / "table.svg").read_text()
+    assert "context, in training contexts" in svg and svg.count(">a=x<") == 2, "axis and legend"
