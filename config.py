@@ -76,9 +76,8 @@ class Data:
 
 @dataclass
 class Machine:
-    """How this machine does the work. These settings may change at every restart of a run, all others are
-    fixed for its life. Only `skip_steps` changes the result: an operator leaves out steps that spoil a
-    run."""
+    """How this machine does the work. These settings may change whenever a run is started again, all others
+    are fixed for its life. Only `skip_steps` changes the result: it leaves out steps that spoil a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     micro: int = 1                      # rows per forward pass: memory against speed
@@ -111,20 +110,14 @@ def load(path, overrides=()):
         raise ValueError(f"no config file {path}; the project has configs/bloom.py and configs/llama.py")
     spec = importlib.util.spec_from_file_location("config_file", path)
     module = importlib.util.module_from_spec(spec)
-    try:
+    with blame(f"{path} is not a config file"):
         spec.loader.exec_module(module)
         make, sizes = module.config, getattr(module, "SIZES", {})
-    except (SyntaxError, AttributeError, ImportError, NameError, TypeError) as e:
-        cause = f"{type(e).__name__}: {e}"
-        raise ValueError(f"{path} is not a config file, it needs a function config(): {cause}") from e
     pairs = [split_override(text) for text in overrides]
-    sized = {key: value for key, value in pairs if key == "size" and sizes}
-    if sized and sized["size"] not in sizes:
-        raise ValueError(f"unknown size {sized['size']!r} in {path}; it has {', '.join(sizes)}")
-    try:
-        cfg = make(**sized)
-    except TypeError as e:
-        raise ValueError(f"{path}: {e}") from e
+    size = dict(pairs).get("size")
+    if size and size not in sizes:
+        raise ValueError(f"unknown size {size!r} in {path}; it has {', '.join(sizes) or 'none'}")
+    cfg = make(size) if size else make()
     for key, value in pairs:
         override(cfg, key, value)
     return cfg
@@ -190,20 +183,13 @@ def fit(value, kind):
     raise TypeError(f"{value!r} is not of type {kind}")
 
 
-def described(kind):
-    """A type in words. described(Literal["a", "b"]) -> "one of a, b"; described(int | None) -> "int or
-    None"
-    """
-    if typing.get_origin(kind) is Literal:
-        return f"one of {', '.join(typing.get_args(kind))}"
-    if isinstance(kind, types.UnionType):
-        return " or ".join(described(k) for k in typing.get_args(kind))
-    return "None" if kind is type(None) else kind.__name__ if type(kind) is type else str(kind)
+def in_words(kind):
+    """in_words(int | None) -> "int | None" """
+    return kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
 
 
 def parse(text, kind, key):
-    """`text` as a value of type `kind`; `key` is named if it is none. parse("1e9", int, "run.tokens") ->
-    1000000000"""
+    """`text`, given for `key`, as a value of type `kind`. parse("1e9", int, "run.tokens") -> 1000000000"""
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
@@ -211,7 +197,7 @@ def parse(text, kind, key):
     for candidate in (value, text):                 # "123" is a fine name of a run
         with contextlib.suppress(TypeError, OverflowError):
             return fit(candidate, kind)
-    raise ValueError(f"{key}={text}: it must be {described(kind)}")
+    raise ValueError(f"{key}={text}: it must be {in_words(kind)}")
 
 
 def check_types(cfg, name):
@@ -220,7 +206,7 @@ def check_types(cfg, name):
         try:
             fit(getattr(cfg, key), kind)
         except TypeError:
-            raise ValueError(f"{name}: {key}={getattr(cfg, key)!r} must be {described(kind)}") from None
+            raise ValueError(f"{name}: {key}={getattr(cfg, key)!r} must be {in_words(kind)}") from None
 
 
 MAY_BE_ZERO = ("seed", "min_lr", "warmup", "weight_decay")
@@ -255,12 +241,12 @@ def check_config(cfg):
 def steps_left_out(text):
     """machine.skip_steps as ranges. steps_left_out("14:17,200:210") -> [range(14, 17), range(200, 210)]"""
     ranges = []
-    for part in text.split(",") if text else []:
-        first, _, end = part.partition(":")
-        if not (first.isdecimal() and end.isdecimal() and 0 < int(first) < int(end)):
-            raise ValueError(f"machine.skip_steps={text}: it must be ranges of steps, first:end with the end "
-                             "excluded, as in 14:17 or 14:17,200:210")
-        ranges.append(range(int(first), int(end)))
+    with blame(f"machine.skip_steps={text}: it must be first:end, the end excluded, as in 14:17,200:210"):
+        for part in text.split(",") if text else []:
+            first, end = map(int, part.split(":"))
+            if not 0 < first < end:
+                raise ValueError(f"{first} is not before {end}")
+            ranges.append(range(first, end))
     return ranges
 
 
@@ -303,14 +289,14 @@ def blame(where):
     """Say where an error comes from: `with blame(f"{path}, line {n}"):` around what reads somebody's text."""
     try:
         yield
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, LookupError, TypeError, AttributeError, NameError, ImportError, SyntaxError,
+            RecursionError) as e:
         what = f"{e} is missing" if isinstance(e, KeyError) else e
         raise ValueError(f"{where}: {what}") from e
 
 
 class Parser(argparse.ArgumentParser):
-    """Options of a command. --help prints the file's docstring; a wrong option is one line, as other
-    errors."""
+    """Options of a command. --help prints the file's docstring; a wrong option is one line, as any error."""
     def __init__(self, doc, **more):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 

@@ -1,13 +1,13 @@
-"""Writing token by token: sample.py beside transformers' generate, the same random weights, greedy, interleaved; and how fast the weights can be read at all.
+"""Writing token by token, sample.py beside transformers' generate: same random weights, greedy, interleaved.
 
     pip install -r requirements-test.txt
-    python tools/bench_decode.py                        # LLaMA shapes of 15M and 110M parameters, 1 and 8 rows, 200 tokens, 2 threads: some 15 minutes
+    python tools/bench_decode.py                # 15M and 110M parameters, 1 and 8 rows: some 15 minutes
     python tools/bench_decode.py --shapes 15M --batches 1 --rounds 3
 
-For each it prints tokens per second (median of the rounds) and the ratio to transformers in float32. `limit` reads all weights that one step needs,
-once per token, by a sum, and does nothing else: no program that reads them can be faster on one row. The first token of a 512-token prompt comes last.
+It prints tokens per second, the median of the rounds, and the ratio to transformers in float32. `limit`
+reads all weights that a step needs, once per token, by a sum, and does nothing else: no program can write
+one row faster. The first token of a 512-token prompt comes last. The shapes are LLaMA's.
 """
-import argparse
 import os
 import statistics
 import sys
@@ -15,6 +15,7 @@ import time
 import types
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(1, f"{sys.path[0]}/tests")
 import torch
 
 import config
@@ -22,50 +23,59 @@ import sample
 from generate import Draw, generate
 from model import Transformer, count, init
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHAPES = {"15M": (288, 6, 6, 768), "110M": (768, 12, 12, 2048)}         # width, layers, heads, MLP
-TOKENIZER = types.SimpleNamespace(vocab=32_000, ends=set())
+VOCAB = 32_000
+TOKENIZER = types.SimpleNamespace(vocab=VOCAB, ends=set())
+THEIRS = "transformers float32"
 
 
-def made(shape, dtype=torch.float32):
-    cfg = config.load(f"{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}/configs/llama.py").model
+def random_model(shape, dtype=torch.float32):
+    cfg = config.load(f"{ROOT}/configs/llama.py").model
     cfg.dim, cfg.layers, cfg.heads, cfg.mlp_dim = SHAPES[shape]
-    cfg.vocab, cfg.context, cfg.tied = 32_000, 2048, True               # tied: that is what makes them 15M and 110M
+    cfg.vocab, cfg.context, cfg.tied = VOCAB, 2048, True        # tied: that makes them 15M and 110M
     return init(Transformer(cfg), 0).eval().to(dtype)
 
 
-def theirs(m):
+def theirs(model):
     """The same weights in transformers' class."""
     from test_model import hugging_face
-    hf = hugging_face("llama", m).eval()
+    hf = hugging_face("llama", model).eval()
     hf.generation_config.eos_token_id = hf.generation_config.pad_token_id = None
-    return lambda prompts, n: hf.generate(torch.tensor(prompts), attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long), max_new_tokens=n, do_sample=False)[:, -n:].tolist()
+
+    def write(prompts, n):
+        ids = torch.tensor(prompts)
+        written = hf.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False)
+        return written[:, -n:].tolist()
+    return write
 
 
-def ours(m, compiled):
+def ours(model, compiled):
+    sample.read_weights_fast(model)
     if compiled:
-        sample.compile(m)
+        sample.compile_step(model)
 
     def write(prompts, n):
         rows = [[] for _ in prompts]
-        for r, i, _ in generate(m, TOKENIZER, prompts, n, Draw(temperature=0)):
+        for r, i, _ in generate(model, TOKENIZER, prompts, n, Draw(temperature=0)):
             rows[r].append(i)
         return rows
     return write
 
 
-def limit(m):
-    weights = [p for p in m.parameters() if p.dim() == 2]               # the embedding counts once: it is the head
+def limit(model):
+    weights = [p for p in model.parameters() if p.dim() == 2]      # the embedding is the head: it counts once
 
     @torch.inference_mode()
-    def read(prompts, n):
+    def read_all(prompts, n):
         for _ in range(n):
             for w in weights:
                 w.sum()
-    return read
+    return read_all
 
 
 def measure(ways, prompts, n, rounds):
-    """{name: median seconds}, interleaved; all of them once before, to compile and to warm up."""
+    """({name: what it wrote}, {name: median seconds}), interleaved; all run once before, to compile."""
     first = {name: way(prompts, n) for name, way in ways.items()}
     seconds = {name: [] for name in ways}
     for _ in range(rounds):
@@ -76,30 +86,47 @@ def measure(ways, prompts, n, rounds):
     return first, {name: statistics.median(s) for name, s in seconds.items()}
 
 
+def same_tokens(name, first):
+    """Whether float32 wrote what transformers wrote, in words."""
+    if "limit" in name or "bfloat16" in name:
+        return ""
+    return "   the same tokens" if first[name] == first[THEIRS] else "   OTHER TOKENS"
+
+
+def compare(shape, args, generator):
+    model = random_model(shape)
+    print(f"{shape}: {count(model):,} parameters, {args.threads} threads, greedy, {args.tokens} tokens, "
+          f"median of {args.rounds} interleaved rounds", flush=True)
+    ways = {THEIRS: theirs(model), "eager float32": ours(model, False),
+            "compiled float32": ours(random_model(shape), True),
+            "compiled bfloat16": ours(random_model(shape, torch.bfloat16), True)}
+    for batch in args.batches:
+        prompts = torch.randint(3, VOCAB, (batch, 8), generator=generator).tolist()
+        measured = {**ways, "limit float32": limit(model)} if batch == 1 else ways
+        first, seconds = measure(measured, prompts, args.tokens, args.rounds)
+        for name, s in seconds.items():
+            print(f"  rows: {batch}  {name:22} {batch * args.tokens / s:8.0f} tokens/s   "
+                  f"{seconds[THEIRS] / s:5.2f}x{same_tokens(name, first)}", flush=True)
+    prompts = torch.randint(3, VOCAB, (1, 512), generator=generator).tolist()
+    _, seconds = measure(ways, prompts, 1, 2 * args.rounds)
+    for name, s in seconds.items():
+        print(f"  512-token prompt, first token: {name:22} {1000 * s:6.0f} ms   {seconds[THEIRS] / s:5.2f}x",
+              flush=True)
+
+
 def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    number = config.number
+    ap = config.Parser(__doc__)
     ap.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    ap.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    ap.add_argument("--tokens", type=int, default=200)
-    ap.add_argument("--rounds", type=int, default=5)
-    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--batches", nargs="+", type=number(1, 1000), default=[1, 8])
+    ap.add_argument("--tokens", type=number(1, 2000), default=200)
+    ap.add_argument("--rounds", type=number(1, 1000), default=5)
+    ap.add_argument("--threads", type=number(1, 1000), default=2)
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
-    g = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for shape in args.shapes:
-        m = made(shape)
-        print(f"{shape}: {count(m):,} parameters, {args.threads} threads, greedy, {args.tokens} tokens, median of {args.rounds} interleaved rounds", flush=True)
-        ways = {"transformers float32": theirs(m), "eager float32": ours(m, False), "compiled float32": ours(made(shape), True), "compiled bfloat16": ours(made(shape, torch.bfloat16), True)}
-        for batch in args.batches:
-            prompts = torch.randint(3, 32_000, (batch, 8), generator=g).tolist()
-            first, seconds = measure(ways | ({"limit float32": limit(m)} if batch == 1 else {}), prompts, args.tokens, args.rounds)
-            for name, s in seconds.items():
-                same = "" if name not in ways or "bfloat16" in name else "   the same tokens" if first[name] == first["transformers float32"] else "   OTHER TOKENS"
-                print(f"  {batch} row{'s' * (batch > 1)}  {name:22} {batch * args.tokens / s:8.0f} tokens/s   {seconds['transformers float32'] / s:5.2f}x{same}", flush=True)
-        prompts = torch.randint(3, 32_000, (1, 512), generator=g).tolist()
-        _, seconds = measure(ways, prompts, 1, 2 * args.rounds)
-        for name, s in seconds.items():
-            print(f"  512-token prompt, first token: {name:22} {1000 * s:6.0f} ms   {seconds['transformers float32'] / s:5.2f}x", flush=True)
+        compare(shape, args, generator)
 
 
 if __name__ == "__main__":
