@@ -119,15 +119,9 @@ def verify(folder):
     except (ValueError, OSError) as e:
         raise Unusable(f"{folder}/done cannot be read: {e}") from e
     for (name, was), now in zip(facts.items(), read_back(folder, list(facts))):
-        if now == was:
-            continue
-        if not now[0]:
-            what = "is missing"
-        elif now[0] == was[0]:
-            what = "has changed since it was written"
-        else:
-            what = f"is {now[0]:,} bytes where {was[0]:,} were written"
-        raise Unusable(f"{folder}/{name} {what}")
+        if now != was:
+            what = f"has changed since it was written, {was[0]:,} bytes then, {now[0]:,} now"
+            raise Unusable(f"{folder}/{name} {what if now[0] else 'is missing'}")
 
 
 def load(folder, model, optimizer=None):
@@ -153,8 +147,7 @@ def newest(run, model, optimizer=None, step=None, say=print):
     there = steps(run)
     if step is not None:
         if step not in there:
-            has = ", ".join(map(str, there)) or "none"
-            raise ValueError(f"{run} has no checkpoint of step {step}; it has {has}")
+            raise ValueError(f"{run} has no checkpoint of step {step}; it has {there}")
         return load(f"{run}/checkpoints/{step:07d}", model, optimizer)
     for s in reversed(there):
         try:
@@ -162,8 +155,7 @@ def newest(run, model, optimizer=None, step=None, say=print):
         except (Unusable, FileNotFoundError) as e:
             say(f"checkpoint {s} is damaged, using the one before it: {e}")
     if there:
-        raise ValueError(f"none of the {len(there)} checkpoints of {run} can be read; "
-                         "move the folder away to start again")
+        raise ValueError(f"none of the {len(there)} checkpoints of {run} can be read; move the folder away")
     return None
 
 

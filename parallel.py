@@ -2,10 +2,9 @@
 
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
 
-torchrun starts the program several times and says in the environment which copy is which. Each process
-holds some of the rows of every parameter, with their gradients and Adam's moments, and reads some of the
-rows of each batch (FSDP2; ZeRO stage 3, Rajbhandari et al. 2020). Order of reading: device, start, shard,
-sums and agreement, who hangs.
+torchrun starts the program several times and says in the environment which copy is which. Each process holds
+some of the rows of every parameter, with their gradients and Adam's moments, and reads some of the rows of
+each batch (FSDP2; ZeRO stage 3, Rajbhandari et al. 2020).
 
 Letters: rank, world  this process, and how many   S  processes that share one copy (machine.shard)
 """
@@ -24,35 +23,36 @@ import torch.distributed as dist
 
 # ---- the device ----
 
+def devices():
+    """{device: whether this machine has it}, the fastest first."""
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+
+
 def check_device(device):
     """Stop a device that this machine does not have."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[device]:
+    if not devices()[device]:
         raise ValueError(f"device {device}: this machine has none; use cpu")
     return device
 
 
 def choose_device(machine):
-    """(device, dtype of the products or None for float32, one line that says why) for the settings
+    """(device, dtype of the products or None for float32, a line that says both) for the settings
     `machine`."""
-    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    best = next(device for device, there in devices().items() if there)
     device = best if machine.device == "auto" else check_device(machine.device)
+    fast, name = False, device
     if device == "cuda":
         fast, name = torch.cuda.is_bf16_supported(), torch.cuda.get_device_name()
     elif device == "cpu":
-        fast, name = torch.ops.mkldnn._is_mkldnn_bf16_supported(), f"{torch.get_num_threads()} threads"
-    else:
-        fast, name = False, "Apple"
-    why = "the device is good at it" if fast else "the device has no fast bfloat16"
+        fast, name = torch.ops.mkldnn._is_mkldnn_bf16_supported(), f"cpu, {torch.get_num_threads()} threads"
     if machine.dtype != "auto":
-        fast, why = machine.dtype == "bfloat16", "as set"
-    kind = "bfloat16 products, float32 weights" if fast else "float32"
-    return device, torch.bfloat16 if fast else None, f"{device} ({name}), {kind}: {why}"
+        fast = machine.dtype == "bfloat16"
+    return device, torch.bfloat16 if fast else None, f"{name}, {'bfloat16' if fast else 'float32'} products"
 
 
 def can_compile(device):
-    """Whether torch.compile works here. It needs a C++ compiler for the CPU, Triton for a GPU; says so
-    where it cannot."""
+    """Whether torch.compile works here; says so if not. It needs a C++ compiler for the CPU, Triton for a
+    GPU."""
     try:
         torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
         return True
@@ -70,19 +70,15 @@ def place():
 
 
 def start(device, timeout):
-    """Join the processes that the launcher started. Numbers on the CPU travel by gloo, tensors on GPUs by
-    NCCL.
-
-    A collective that waits for a lost process gives up after 2 `timeout` seconds. Watch speaks after one,
-    and it knows names.
-    """
+    """Join the processes that the launcher started; numbers travel by gloo, tensors on GPUs by NCCL. A
+    collective that waits for a lost process gives up after 2 `timeout` seconds. Watch speaks after one, and
+    it knows names."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
-            raise ValueError(f"process {local} of this machine has no GPU of its own, there are {gpus}; "
-                             f"use torchrun --nproc_per_node={gpus}")
+            raise ValueError(f"there are {gpus} GPUs, one for each process: use --nproc_per_node={gpus}")
         torch.cuda.set_device(local)
     store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store = dist.PrefixStore(meet(store, rank, world, timeout), store)
@@ -99,8 +95,8 @@ def start(device, timeout):
 def alongside(program):
     """Run `program`, then end this process. At one process: just run it.
 
-    A neighbour that was lost is one line, as other errors are. Gloo's threads can outlive Python's and
-    abort the process on its way out (PyTorch issue 190489), so it leaves at once.
+    A neighbour that was lost is one line, as other errors are. Gloo's threads can abort the process on its
+    way out (PyTorch issue 190489), so it leaves at once.
     """
     try:
         program()
@@ -110,8 +106,7 @@ def alongside(program):
         of_gloo = type(e) is RuntimeError and ("Connection" in message or "gloo" in message)
         lost = isinstance(e, dist.DistError) or of_gloo
         if lost:
-            message = ("another process is lost, see what it says; torchrun --max-restarts=N goes on from "
-                       f"the last checkpoint: {message}")
+            message = f"another process is lost, see what it says; torchrun --max-restarts goes on: {message}"
         if not dist.is_initialized() or isinstance(e, RuntimeError) and not lost:
             raise OSError(message) if lost else e
     if dist.is_initialized():
@@ -128,7 +123,7 @@ def alongside(program):
 def shard(model, machine, dtype, device):
     """Keep 1/S of the rows of each parameter here (FSDP2).
 
-    Around its use a block's rows are gathered, in `dtype` if one is given; weights, gradient sums and
+    A block's rows are gathered when it is used, in `dtype` if one is given; weights, gradient sums and
     moments stay float32, as in BLOOM's BF16 optimizer. S < world makes world / S copies (hybrid sharding):
     gathering stays inside a group of S neighbours, a node say, and only gradients cross. S = 1 copies the
     whole model (DDP).
@@ -142,8 +137,7 @@ def shard(model, machine, dtype, device):
     )
     S = machine.shard or world
     if world % S:
-        raise ValueError(f"machine.shard={S} does not divide {world} processes; "
-                         f"use a divisor of {world}, or none to share the state among all")
+        raise ValueError(f"machine.shard={S} does not divide {world} processes; use a divisor, or none")
     shape, names = ((world // S, S), ("copies", "rows")) if S < world else ((world,), ("rows",))
     mesh = dist.init_device_mesh(device, shape, mesh_dim_names=names)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -154,9 +148,8 @@ def shard(model, machine, dtype, device):
 
 
 def before_backward(model, last):
-    """How gradients of several micro-batches are added up. Each is summed over a group of S at once, in
-    float32, into the rows kept here, so memory stays that of a shard. The sum over the copies needs no
-    memory and waits for the `last` one."""
+    """Gradients of micro-batches are summed over a group of S at once, into the rows kept here. The sum over
+    the copies waits for the `last` micro-batch: it needs no memory."""
     if place()[1] > 1:
         model.set_requires_all_reduce(last)
 
@@ -218,17 +211,16 @@ def once(action):
 
 
 # ---- who is there, who hangs ----
-# The processes talk through a small key-value store that the launcher keeps (a torch.distributed.Store). A
-# process that waits for a lost neighbour inside a collective can still read it.
+# The launcher keeps a small key-value store (a torch.distributed.Store). A process that waits for a lost
+# neighbour inside a collective can still read it.
 
 def meet(store, rank, world, timeout):
     """Wait for all `world` processes; returns a prefix for the keys of this start of the program, the same
     on each of them.
 
-    torchrun keeps one store through its restarts, so what earlier processes wrote is still there, the
-    addresses of the dead included (PyTorch issue 135712). Its restart count may differ between machines. So
-    every process writes a new name; process 0 answers each name it finds with its own name, also those of
-    the dead, until each number has confirmed.
+    torchrun keeps one store through its restarts, so what dead processes wrote is still there, their
+    addresses included (PyTorch issue 135712). So every process writes a new name; process 0 answers each name
+    it finds with its own, also those of the dead, until each number has confirmed.
     """
     name, until = uuid.uuid4().hex, time.monotonic() + timeout
     store.set(f"hello/{rank}", name)
@@ -261,12 +253,10 @@ def at(what):
 
 
 class Watch(threading.Thread):
-    """Ends this process when nothing has moved for `timeout` seconds, and names who is to blame; the
-    launcher starts it again.
+    """Ends this process when nothing has moved for `timeout` seconds, and names who is to blame.
 
-    A collective waits for the slowest process without a word. So this thread writes a tick, and what the
-    process does, to the store. A process whose tick stands still is frozen or gone. Otherwise the one with
-    the fewest at()s holds up the rest.
+    This thread writes a tick, and what the process does, to the store. A process whose tick stands still is
+    frozen or gone. Otherwise the one with the fewest at()s holds up the rest.
     """
     def __init__(self, store, rank, world, timeout):
         super().__init__(daemon=True)
