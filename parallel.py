@@ -75,6 +75,7 @@ def start(device, timeout):
     it knows names."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
+    from torch.distributed import checkpoint, fsdp      # noqa: F401  seconds of imports, before Watch counts them
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
