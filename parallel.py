@@ -75,7 +75,9 @@ def start(device, timeout):
     it knows names."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
-    from torch.distributed import checkpoint, fsdp      # noqa: F401  seconds of imports, before Watch counts them
+    # seconds of imports, before Watch counts them
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
