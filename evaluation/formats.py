@@ -1,10 +1,7 @@
 """The papers' tasks as their authors released them: what a record of a file becomes before a model reads it.
 
-    python evaluate.py runs/NAME --tasks piqa=valid.jsonl xcopa.it=xcopa.val.it.jsonl
-    python -m evaluation.tasks piqa=valid.jsonl         # prints the items
-
-A function below turns one record `r` of a file into the fields of an item (tasks.py says what an item has).
-FORMATS joins the functions with their prompts. Read FORMATS first.
+A function turns one record `r` of a file into the fields of an item (tasks.py says what an item has), or a
+list of them. FORMATS joins the functions with their prompts. Read FORMATS first.
 """
 import dataclasses
 import re
@@ -13,10 +10,9 @@ from typing import Callable
 
 @dataclasses.dataclass
 class Format:
-    """A released format. `item` turns (record, language) into the fields of an item, or a list of them. A
-    prompt is a pair of templates, (context, continuation), of the fields and of `choice`. `rule` is the
-    score that decides (scoring.py)."""
-    item: Callable
+    """A prompt is a pair of templates, (context, continuation), of the record's fields, the item's, and
+    `choice`. `rule` is the score that decides (scoring.py)."""
+    item: Callable              # (record, language) to fields
     prompts: list
     rule: str = "char"
     head: str = ""              # before the first example
@@ -56,21 +52,19 @@ def copa(r, lang):
 
 def winogrande(r, lang):
     before, after = r["sentence"].split("_")
-    label = r.get("answer") or r["label"]
-    choices = [r["option1"], r["option2"]]
-    return {"before": before, "after": after.strip(), "choices": choices, "label": int(label) - 1}
+    label = int(r.get("answer") or r["label"]) - 1
+    return {"before": before, "after": after.strip(), "choices": [r["option1"], r["option2"]], "label": label}
 
 
 def arc(r, lang):
     choices = r["question"]["choices"]
-    names = [c["label"] for c in choices]
-    return {"question": r["question"]["stem"], "choices": [c["text"] for c in choices],
-            "label": names.index(r["answerKey"].strip())}
+    label = [c["label"] for c in choices].index(r["answerKey"].strip())
+    return {"question": r["question"]["stem"], "choices": [c["text"] for c in choices], "label": label}
 
 
 def boolq(r, lang):
-    label = r["answer"] if "answer" in r else r["label"]
-    return {"question": r["question"].rstrip("?"), "choices": ["no", "yes"], "label": int(label)}
+    label = int(r["answer"] if "answer" in r else r["label"])
+    return {"question": r["question"].rstrip("?"), "choices": ["no", "yes"], "label": label}
 
 
 def lambada(r, lang):
@@ -100,24 +94,20 @@ def xstorycloze(r, lang):
 
 
 def trivia(r, lang):
-    """TriviaQA's own fields, or those of NQ-open."""
-    names = r["Answer"]["Aliases"] + [r["Answer"]["Value"]] if "Answer" in r else r["answer"]
-    question = r["Question"] if "Question" in r else r["question"]
+    if "Answer" in r:                   # TriviaQA's fields; else those of NQ-open
+        r = {"question": r["Question"], "answer": [*r["Answer"]["Aliases"], r["Answer"]["Value"]]}
     stops = ("\n", ".", ",")            # an answer ends at the first of these (LLaMA, section 3.2)
-    return {"question": question.rstrip("? ") + "?", "answer": list(dict.fromkeys(names)), "stop": stops}
+    question = r["question"].rstrip("? ") + "?"
+    return {"question": question, "answer": list(dict.fromkeys(r["answer"])), "stop": stops}
 
 
 def gsm8k(r, lang):
-    number = r["answer"].split("####")[1].strip()
-    return {"answer": number, "shot": r["answer"], "stop": ("Question:",), "number": True}
+    number = r["answer"].split("####")[1].strip()           # an example has the whole solution
+    return {"answer": number, "shot": " " + r["answer"], "stop": ("Question:",), "number": True}
 
 
 def mmlu(r, lang):
     return {"choices": ["A", "B", "C", "D"], "label": "ABCD".index(r["answer"])}
-
-
-def as_it_is(r, lang):
-    return r
 
 
 QUESTION = ("Question: {question}\nAnswer:", " {choice}")
@@ -153,4 +143,4 @@ FORMATS = {
                    head="The following are multiple choice questions (with answers) about {subject}.\n\n"),
 }
 FORMATS["xcopa"] = FORMATS["copa"]
-OWN = Format(as_it_is, [None])          # an item of ours is written as the model reads it
+OWN = Format(None, [None])          # a file of your own: items as the model reads them

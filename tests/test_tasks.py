@@ -1,12 +1,10 @@
 """Items of evaluation/tasks.py: released files, files of one's own, examples, the laptop benchmark."""
 import collections
 import json
-import sys
 
 import pytest
 from conftest import ROOT
 
-import config
 from corpus import recipe, sources
 from evaluation import benchmark, tasks
 
@@ -92,27 +90,25 @@ def test_labels_in_a_file_of_their_own(tmp_path):
     assert [i["label"] for i in tasks.load_items(f"piqa={tmp_path}/valid.jsonl")[0]] == [1, 0]
 
 
-def write_items(path, n):
-    lines = [{"context": f"item {i} is", "choices": [f" yes{i}", " no"], "label": 0} for i in range(n)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
 def test_examples_are_drawn_from_the_other_items_by_the_seed(tmp_path):
-    path = tmp_path / "own.jsonl"
-    write_items(path, 9)
-    plain, two = tasks.load_items(str(path))[0], tasks.load_items(str(path), shots=2)[0]
+    own, more = str(tmp_path / "own.jsonl"), str(tmp_path / "more.jsonl")
+    with open(own, "w") as f:
+        for i in range(9):
+            item = {"context": f"item {i} is", "choices": [f" yes{i}", " no"], "label": 0}
+            f.write(json.dumps(item) + "\n")
+    with open(more, "w") as f:
+        f.write('{"context": "first", "answer": ["one", "1"]}\n{"context": "second", "answer": "two"}\n')
+    plain, two = tasks.load_items(own)[0], tasks.load_items(own, shots=2)[0]
     for i, (a, b) in enumerate(zip(plain, two)):
         first, second, rest = b["context"].split("\n\n")
         assert rest == a["context"] and len({first, second, rest}) == 3
         assert f"item {i} is yes" not in b["context"], "not the item itself"
         assert all(e.endswith(f" is yes{e.split()[1]}") for e in (first, second)), "with the right answer"
-    assert tasks.load_items(str(path), shots=2)[0] == two != tasks.load_items(str(path), shots=2, seed=1)[0]
-    more = tmp_path / "more.jsonl"
-    more.write_text('{"context": "first", "answer": ["one", "1"]}\n{"context": "second", "answer": "two"}\n')
-    item = tasks.load_items(str(path), shots=1, shots_file=str(more))[0][0]
+    assert tasks.load_items(own, shots=2)[0] == two != tasks.load_items(own, shots=2, seed=1)[0]
+    item = tasks.load_items(own, shots=1, shots_file=more)[0][0]
     assert item["context"] == "first one\n\nitem 0 is"
-    with pytest.raises(ValueError, match="has 9 items"):
-        tasks.load_items(str(path), shots=9)
+    with pytest.raises(ValueError, match="there are 8 examples"):
+        tasks.load_items(own, shots=9)
 
 
 def test_mmlu_takes_five_of_its_subjects_own_examples(tmp_path):
@@ -127,7 +123,7 @@ def test_mmlu_takes_five_of_its_subjects_own_examples(tmp_path):
     assert context.startswith("The following are multiple choice questions (with answers) about b x.\n\n"
                               f"dev b0?{options} C\n\ndev b1?") and context.endswith(f"test b1?{options}")
     (tmp_path / "dev/a_x_dev.csv").unlink()
-    with pytest.raises(ValueError, match="a_x_dev.csv: it is not there"):
+    with pytest.raises(OSError, match="a_x_dev.csv"):
         tasks.load_items(f"mmlu={tmp_path}/test")
 
 
@@ -165,10 +161,3 @@ def test_no_task_of_the_benchmark_stands_in_the_corpus():
             assert i["context"] + i["choices"][i["label"]] not in corpus[i["lang"]], (name, i)
         share = [sum(i["label"] == k for i in items) / len(items) for k in range(len(items[0]["choices"]))]
         assert max(share) < 1.4 * min(share) + 0.05, "the right choice is at every place as often"
-
-
-def test_items_can_be_printed(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["evaluation.tasks", "who"])
-    config.command(tasks.main)
-    items = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert items == tasks.load_items("who")[0]

@@ -1,6 +1,6 @@
 """The same model and the same local files, scored by lm-evaluation-harness and by evaluate.py.
 
-    pip install lm_eval==0.4.13         # in a virtual environment of its own: it brings much
+    pip install "lm_eval[hf]==0.4.13"   # in a virtual environment of its own: it brings much
     python tools/harness.py xcopa.val.it.jsonl xcopa.val.zh.jsonl       # XCOPA's released files, *.LANG.jsonl
     python tools/harness.py xcopa.val.id.jsonl --run runs/bloom-toy     # a trained model instead
 
@@ -50,8 +50,9 @@ def random_run(name, texts, run):
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=g))
     facts = {"kind": kind, "fingerprint": tokenizers.fingerprint(tokenizer)}
-    model_facts = dataclasses.asdict(cfg)
-    config.write_json(f"{run}/config.json", {"size": "random", "model": model_facts, "tokenizer": facts})
+    origin = {"from": "random weights", "eos": [tokenizer.eos]}         # as of an import: nothing trained it
+    config.write_json(f"{run}/config.json", {"size": "random", "model": dataclasses.asdict(cfg),
+                                             "tokenizer": facts, "imported": origin})
     checkpoint.save(run, 0, model, torch.optim.AdamW(model.parameters()), {"tokens": 0})
 
 
@@ -203,7 +204,7 @@ def main():
             from lm_eval.models.huggingface import HFLM
             from lm_eval.tasks import TaskManager
         except ImportError as e:
-            raise ValueError(f"{e}: pip install lm_eval==0.4.13, in a virtual environment of its own") from e
+            raise ValueError(f"{e}: pip install 'lm_eval[hf]==0.4.13' in an environment of its own") from e
         manager = TaskManager()
         runs = {args.run: args.run} if args.run else random_runs(paths, folder)
         for name, run in runs.items():
