@@ -184,7 +184,9 @@ def fit(value, kind):
 
 
 def in_words(kind):
-    """in_words(int | None) -> "int | None" """
+    """in_words(int | None) -> "int | None"; in_words(Literal["a", "b"]) -> "one of a, b" """
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(typing.get_args(kind))}"
     return kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
 
 

@@ -2,9 +2,8 @@
 
     python -m corpus.dedup 0.7      # the S-curve: how likely two documents are found, by how alike they are
 
-All functions read hashes, which prepare.py's stages leave on disk: a signature is 2 x HASHES bytes. In memory
-near() needs 40 bytes per document, repeated() 2 bytes per line and MEMORY, overlapping() 40 bytes per sampled
-shingle. The first copy, in the order of sources and files, is the one that stays.
+They read hashes, which prepare.py's stages leave on disk. In memory near() needs 40 bytes per document,
+repeated() 2 bytes per line and MEMORY, overlapping() 40 bytes per sampled shingle. The first copy stays.
 """
 import collections
 import hashlib
@@ -19,25 +18,24 @@ from corpus.text import codes, mixed, ngrams, specials
 
 HASHES = 128  # entries of a signature
 SHINGLE = 8  # letters. ROOTS took 6 characters, or 6 words in English
-ROUNDS = 16  # firsts of a bucket that the rest is compared with: more matter only for half-alike texts
+ROUNDS = 16  # firsts of a bucket that the rest is compared with
 MEMORY = 400_000_000  # bytes for the hashes of one pass of repeated()
 SAMPLED = 64  # one in so many shingles of a book is looked at
 INSIDE = 0.9  # share of a book found in a longer one (LLaMA, section 2.1)
 FEWEST = 16  # sampled shingles, of about a thousand letters: fewer say nothing
-CROWD = 50  # books with a common shingle, above which each is compared with two of them and not with all
+CROWD = 50  # with more books, each is compared with its neighbour and the first of them, not with all
 
 
 # ---- near duplicates: MinHash (Broder 1997) ----
 # Two texts are as alike as their sets of shingles: J = |A and B| / |A or B|, the Jaccard similarity.
-# A random hash has its minimum over A and its minimum over B at the same shingle with probability J.
-# A signature is a list of such minima. The share of entries in which two signatures agree estimates J.
+# A random hash has its minimum over A and over B at the same shingle with probability J. A signature is a
+# list of such minima. The share of entries in which two signatures agree estimates J.
 
 def shingles(text):
-    """(n,) uint64 hashes of the runs of SHINGLE letters; spaces, digits and punctuation do not count.
-    A shorter text is one shingle."""
+    """(n,) uint64 hashes of the runs of SHINGLE letters. A shorter text is one shingle."""
     ids = codes(text.lower())
-    signs = specials(ids)
-    if not signs.all():  # in a list of numbers the signs count
+    signs = specials(ids)  # spaces, digits and punctuation
+    if not signs.all():  # in a list of numbers they count
         ids = ids[~signs]
     return ngrams(ids, min(SHINGLE, max(1, len(ids))))
 
@@ -51,16 +49,14 @@ def signature(found):
     different ones agree by chance once in 65,536."""
     none = np.uint64(2 ** 64 - 1)
     minima = np.full(HASHES, none)
-    np.minimum.at(minima, (found % np.uint64(HASHES)).astype(np.int64), found // np.uint64(HASHES))
+    np.minimum.at(minima, found % HASHES, found // HASHES)
     full = minima != none
-    source = np.arange(HASHES)  # the entry that each one takes its minimum from
-    empty = np.flatnonzero(~full)
+    source = np.arange(HASHES, dtype=np.uint64)  # the entry that each one takes its minimum from
     attempt = 0
-    while len(empty) and full.any():
+    while full.any() and not full[source].all():
         attempt += 1
-        lent = mixed(np.uint64(attempt * HASHES) + empty.astype(np.uint64)) % np.uint64(HASHES)
-        source[empty] = lent.astype(np.int64)
-        empty = empty[~full[source[empty]]]
+        empty = np.flatnonzero(~full[source]).astype(np.uint64)
+        source[empty] = mixed(empty + attempt * HASHES) % HASHES
     return mixed(minima)[source].astype(np.uint16)
 
 
@@ -74,8 +70,7 @@ def bands(alike):
     for r in (32, 16, 8, 4):  # fewer than 4 entries of 16 bits would meet by chance
         if 0 < alike <= 1 and meeting(alike, HASHES // r, r) >= 0.98:
             return HASHES // r, r
-    raise ValueError(f"alike={alike}: the share of common shingles from which documents are near duplicates "
-                     "must be from 0.6 to 1")
+    raise ValueError(f"alike={alike}: the share of shingles that near duplicates share must be from 0.6 to 1")
 
 
 def found_with(j, alike):
@@ -85,18 +80,17 @@ def found_with(j, alike):
     return meeting(j, *bands(alike)) * agreeing
 
 
-def agree(signatures, left, right, alike, rows=10_000):
+def agree(signatures, left, right, alike):
     """(n,) bool: whether documents left[i] and right[i] agree in a share `alike` of their entries."""
     match = np.empty(len(left), bool)
-    for at in range(0, len(left), rows):
-        here = slice(at, at + rows)
+    for at in range(0, len(left), 10_000):  # few rows at a time fit in memory
+        here = slice(at, at + 10_000)
         match[here] = (signatures[left[here]] == signatures[right[here]]).mean(1) >= alike
     return match
 
 
 def near(signatures, alike):
     """(n,) bool: True for near duplicates of an earlier document, by chains too (connected components).
-
     signatures: (n, HASHES) uint16, may be a memmap."""
     n = len(signatures)
     b, r = bands(alike)
@@ -113,11 +107,9 @@ def near(signatures, alike):
             values = mixed(values + signatures[:, column])
         order = np.argsort(values, kind="stable")  # a bucket is a run of equal values in this order
         for _ in range(ROUNDS):  # compare with the first of the bucket; what is unlike goes on without it
-            if not len(order):
-                break
-            same = np.r_[False, values[order][1:] == values[order][:-1]]
-            first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
-            left, right = first[same], order[same]
+            starts = runs(values[order])
+            first = np.repeat(order[starts], np.diff(np.r_[starts, len(order)]))
+            left, right = first[first != order], order[first != order]
             match = agree(signatures, left, right, alike)
             for i, j in zip(left[match].tolist(), right[match].tolist()):
                 i, j = sorted((root(i), root(j)))
@@ -137,10 +129,8 @@ class Normal(dict):
     """A table for str.translate, filled as characters come: digits become 0, punctuation and controls go."""
     def __missing__(self, code):
         kind = unicodedata.category(chr(code))
-        self[code] = code
-        if kind == "Nd":
-            self[code] = "0"
-        elif kind[0] in "PC" and chr(code) not in "\n\t":
+        self[code] = "0" if kind == "Nd" else code
+        if kind[0] in "PC" and chr(code) not in "\n\t":
             self[code] = None
         return self[code]
 
@@ -156,28 +146,22 @@ def lines(text, least=0, normal=False):
     return np.array([key(line) if line and len(line) >= least else 0 for line in stripped], np.uint64)
 
 
-def per_part(array, sizes):
-    """An array cut into parts of these sizes. per_part([1, 2, 3], [2, 0, 1]) -> [1, 2], [], [3]"""
-    return np.split(array, np.cumsum(sizes)[:-1])
-
-
 def runs(ordered):
     """Where each run of equal values begins. runs([3, 3, 5, 7, 7]) -> [0, 2, 3]"""
-    new = ordered[1:] != ordered[:-1]
-    return np.flatnonzero(np.r_[True, new]) if len(ordered) else np.empty(0, int)
+    return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][:len(ordered)])
 
 
 def repeated(arrays, least=2, first_stays=True, alive=None, memory=MEMORY):
     """For each array of hashes (uint64) a bool array: True where the value occurs `least` times or more in
     all of them together, but not at its first place if `first_stays`. The value 0 does not count, nor what
-    `alive`, bool arrays, leaves out. Each pass sorts the values of one remainder, in about `memory` bytes."""
-    passes = max(1, math.ceil(40 * sum(map(len, arrays)) / memory))
+    `alive`, bool arrays, leaves out. Each pass sorts the values of one remainder, in `memory` bytes."""
+    passes = math.ceil(40 * sum(map(len, arrays)) / memory)
     answers = [np.zeros(len(a), bool) for a in arrays]
     for p in range(passes):
         places = []
         for a, live in zip(arrays, alive or itertools.repeat(True)):
-            places.append(np.flatnonzero((a % np.uint64(passes) == p) & (a != 0) & live))
-        values = np.concatenate([a[at] for a, at in zip(arrays, places)] or [np.empty(0, np.uint64)])
+            places.append(np.flatnonzero((a % passes == p) & (a != 0) & live))
+        values = np.concatenate([a[at] for a, at in zip(arrays, places)])
         order = np.argsort(values, kind="stable")
         starts = runs(values[order])
         counts = np.diff(np.r_[starts, len(values)])
@@ -186,8 +170,9 @@ def repeated(arrays, least=2, first_stays=True, alive=None, memory=MEMORY):
             many[starts] = False
         answer = np.empty(len(values), bool)
         answer[order] = many
-        for a, at, part in zip(answers, places, per_part(answer, [len(at) for at in places])):
-            a[at] = part
+        for a, at in zip(answers, places):
+            a[at] = answer[:len(at)]
+            answer = answer[len(at):]
     return answers
 
 
@@ -195,14 +180,7 @@ def repeated(arrays, least=2, first_stays=True, alive=None, memory=MEMORY):
 
 def sampled(found):
     """Sorted distinct shingles whose hash is a multiple of SAMPLED: the same ones in every text."""
-    return np.unique(found[found % np.uint64(SAMPLED) == 0])
-
-
-def compared(owners):
-    """Pairs of books that share a shingle: all, or in a crowd each with its neighbour and with the first."""
-    if len(owners) <= CROWD:
-        return itertools.combinations(owners, 2)
-    return {*zip(owners, owners[1:]), *((owners[0], other) for other in owners[1:])}
+    return np.unique(found[found % SAMPLED == 0])
 
 
 def overlapping(books):
@@ -213,7 +191,11 @@ def overlapping(books):
     order = np.argsort(shingle, kind="stable")
     common = collections.Counter()  # (book, book): shingles that both have
     for owners in np.split(book[order], runs(shingle[order])[1:]):
-        common.update(compared(owners.tolist()))
+        owners = owners.tolist()
+        pairs = itertools.combinations(owners, 2)
+        if len(owners) > CROWD:
+            pairs = {*itertools.pairwise(owners), *itertools.product(owners[:1], owners[1:])}
+        common.update(pairs)
     drop = np.zeros(len(books), bool)
     for (a, b), n in common.items():
         small = a if len(books[a]) < len(books[b]) else b
@@ -223,13 +205,12 @@ def overlapping(books):
 
 def main():
     ap = config.Parser(__doc__, prog="python -m corpus.dedup")
-    ap.add_argument("alike", type=float, nargs="?", default=0.7,
-                    help="share of common shingles from which documents are near duplicates (default: 0.7)")
+    ap.add_argument("alike", type=float, nargs="?", default=0.7, help="the threshold (default: 0.7)")
     alike = ap.parse_args().alike
     b, r = bands(alike)
     print(f"{b} bands of {r}; kept apart unless {alike:.0%} of the shingles are common")
     print("similarity  same band    found")
-    for j in (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0):
+    for j in np.arange(30, 101, 5) / 100:
         print(f"{j:10.2f}  {meeting(j, b, r):9.4f}  {found_with(j, alike):7.4f}")
 
 

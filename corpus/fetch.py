@@ -2,13 +2,12 @@
 
     python -c "from corpus import fetch; fetch.fetch('https://www.gutenberg.org/cache/epub/11/pg11.txt', '.')"
 
-NAME.part.json holds the server's mark of the version, an ETag or a date. A part is continued if the server
-sends the rest of the same version. Whatever else it sends, the file is begun again.
+NAME.part.json holds the server's mark of the version, an ETag. A part is continued if the server sends the
+rest of the same version. Whatever else it sends, the file is begun again.
 """
 import http.client
 import os
 import re
-import ssl
 import sys
 import time
 import urllib.error
@@ -17,68 +16,50 @@ import urllib.request
 
 import config
 
-# A line that breaks. Not OSError: a full disk is no reason to try again.
-BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 PASSING = (408, 429)  # errors below 500 that pass: too slow, too many requests
 
 
 def fetch(url, folder, sha256=None, tries=5, wait=2.0):
     """Path of the file at `url` in `folder`, downloaded unless it is there. Gives up after `tries` attempts
     in a row without a new byte, `wait`, 2 `wait`, 4 `wait`, ... seconds apart."""
-    parts = urllib.parse.urlsplit(url)
-    name = urllib.parse.unquote(parts.path.rpartition("/")[2])
-    plain = re.fullmatch(r"\w[\w.,+=@-]*", name)
-    if parts.scheme not in ("http", "https") or not parts.netloc or not plain:
+    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rpartition("/")[2])
+    if not re.match("https?://[^/]", url) or not re.fullmatch(r"\w[\w.,+=@-]*", name):
         raise ValueError(f"cannot download {url}: it must be http:// or https:// and end in a plain file "
                          "name; give a file on this machine as path")
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, name)
-    part, verified = f"{path}.part", f"{path}.sha256"
+    part = f"{path}.part"
     best = failed = 0
     while not os.path.exists(path):
         try:
             download(url, part)
-            if os.path.exists(verified):  # of an older file
-                os.remove(verified)
             os.replace(part, path)
             os.remove(f"{part}.json")
-        except BROKEN as e:
-            code, reason = getattr(e, "code", 500), getattr(e, "reason", e)
+        except (OSError, http.client.HTTPException) as e:
+            code = getattr(e, "code", 500)
             if code < 500 and code not in PASSING:
-                raise ValueError(f"cannot download {url}: {code} {reason}; try it in a browser") from e
+                raise ValueError(f"cannot download {url}: {e}; try it in a browser") from e
             size = os.path.getsize(part) if os.path.exists(part) else 0
             failed = 0 if size > best else failed + 1
             best = max(size, best)
             if failed >= tries:
-                raise ValueError(f"cannot download {url}: {reason}; "
+                raise ValueError(f"cannot download {url}: {e}; "
                                  f"the same command later goes on after {size:,} bytes") from e
             time.sleep(wait * 2 ** max(0, failed - 1))
-    if sha256:
-        check_hash(path, sha256.lower(), verified)
+    there = config.sha256(path) if sha256 else None
+    if sha256 and there != sha256.lower():
+        raise ValueError(f"sha256 {there} instead of {sha256} for {path}; delete the file to download it "
+                         "again, or correct the sha256")
     return path
 
 
-def check_hash(path, sha256, verified):
-    """Compare with the expected hash, once: the file `verified`, as sha256sum writes it, remembers that."""
-    if os.path.exists(verified):
-        with open(verified) as f:
-            if f.read().startswith(sha256):
-                return
-    there = config.sha256(path)
-    if there != sha256:
-        raise ValueError(f"sha256 {there} instead of {sha256} for {path}; delete the file to download it "
-                         "again, or correct the sha256 if the publisher's has changed")
-    with open(verified, "w") as f:
-        f.write(f"{sha256}  {os.path.basename(path)}\n")
-
-
 def download(url, part):
-    """One attempt: continue `part`, or begin it. Raises one of BROKEN when the line breaks."""
+    """One attempt: continue `part`, or begin it."""
     at = 0
     headers = {"User-Agent": "bloom-and-llama (educational)"}
     if os.path.exists(part) and os.path.exists(f"{part}.json"):
         known = config.read_json(f"{part}.json")
-        if known["url"] == url and known["mark"]:
+        if known["url"] == url and str(known["mark"]).startswith('"'):  # not W/"...": alike, not equal
             at = os.path.getsize(part)
             headers |= {"Range": f"bytes={at}-", "If-Range": known["mark"]}
     try:
@@ -92,16 +73,14 @@ def download(url, part):
             at = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {at}-"):
             os.remove(part)
-            raise ConnectionError("the server did not send what follows the part that was here")
+            raise ConnectionError("the server did not send what follows")
         print(f"downloading {url} from byte {at:,} on", file=sys.stderr, flush=True)
         length = int(response.headers["Content-Length"] or 0)  # some servers do not know it
-        tick = config.progress("downloading, bytes", length)
         total = at + length
+        tick = config.progress("downloading, bytes", length)
         with open(part, "ab" if at else "wb") as f:
             if not at:  # the old part is gone: a mark must not stand beside bytes of another version
-                marks = response.headers["ETag"], response.headers["Last-Modified"]
-                mark = next((m for m in marks if m and not m.startswith("W/")), None)  # W/: alike, not equal
-                config.write_json(f"{part}.json", {"url": url, "mark": mark})
+                config.write_json(f"{part}.json", {"url": url, "mark": response.headers["ETag"]})
             while data := response.read1(1 << 18):
                 f.write(data)
                 at += len(data)

@@ -5,7 +5,7 @@
 A document is {"id", "text", "source"} and, where known, "lang", "licence", "url", "author", "title", "date",
 "score". What cannot be a document becomes {"id", "source", "dropped": reason, "place"}: the caller counts it,
 and bad content stops no reader. A reader gets an open file, its name inside the source, and the Source. Files
-are read once, as streams; nothing of an archive is unpacked to disk. Readers of big dumps: corpus/dumps.py.
+are streams: nothing is unpacked to disk. Readers of big dumps: corpus/dumps.py.
 """
 import bz2
 import functools
@@ -18,7 +18,7 @@ import os
 import re
 
 from corpus import dumps, markup, stories
-from corpus.dumps import BROKEN, LARGEST, Broken, decode, dropped, known
+from corpus.dumps import BROKEN, LARGEST, Broken, decode, dropped, known, tried
 
 OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 CODE = {  # the thirteen languages of ROOTS
@@ -30,9 +30,7 @@ FORMAT = {
     ".json": "jsonl", ".parquet": "parquet", ".wet": "wet", ".tar": "arxiv", ".xml": "wiki"}
 SAME_ENDINGS = {"gutenberg": "text", "samples": "text", "stories": "text", "stackexchange": "wiki"}
 SKIPPED = {"node_modules", "__pycache__", "site-packages"}
-KEPT = {"lang", "licence", "license", "url", "author", "title", "date", "timestamp", "credit", "score"}
-LONGEST = 1 << 20  # bytes of a text line read at once: a file without line ends must fit in memory too
-LICENCES = {  # a phrase that only this licence has; the more special before the more general
+LICENCES = {  # a phrase of each licence; the more special before the more general
     "AGPL-3.0": "gnu affero general public license version 3, 19",
     "GPL-3.0": "gnu general public license version 3, 29",
     "GPL-2.0": "gnu general public license version 2, june",
@@ -61,18 +59,17 @@ def suffixes(path):
 
 
 def inside(path, wanted):
-    """(file, its name inside `path`) of a file, or of a folder's files of format `wanted`; "auto": any."""
+    """(file, its name inside `path`) of a file, or of a folder's files of format `wanted`."""
     if os.path.isfile(path):
         yield path, os.path.basename(path)
     for folder, folders, names in os.walk(path):
-        folders[:] = sorted(d for d in folders if d not in SKIPPED and not d.startswith("."))
-        for name in sorted(names):
-            file = os.path.join(folder, name)
+        folders[:] = [d for d in folders if d not in SKIPPED and not d.startswith(".")]
+        for name in names:
             form = FORMAT.get(suffixes(name)[1])
-            settings = name.endswith(".json")  # a bare .json is more often settings; a .json.gz is text
-            if not form or wanted not in ("auto", form) or name.startswith(".") or settings:
-                continue
-            if os.path.isfile(file):  # no pipes, no links to nowhere
+            if not form or wanted not in ("auto", form) or name.startswith(".") or name.endswith(".json"):
+                continue  # a bare .json is more often settings
+            file = os.path.join(folder, name)
+            if os.path.isfile(file):  # no link to nowhere
                 yield file, os.path.relpath(file, path)
 
 
@@ -85,19 +82,13 @@ def found(source):
         for p in [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True)):
             here |= {os.path.abspath(file): (file, name) for file, name in inside(p, wanted)}
         if not here:
-            kind = f"file for the reader {source.reader}"
-            if wanted == "auto":
-                kind = "text, source code or other file of a known format"
-            what = f"no {kind} in" if os.path.isdir(path) else "there is no file, folder or match for"
-            raise ValueError(f"{what} {path}")
+            raise ValueError(f"there is no {path}, or no file in it for the reader {source.reader}")
         files = here | files
-    if len({name for _, name in files.values()}) < len(files):  # equal names: their folders tell them apart
+    if len({name for _, name in files.values()}) < len(files):  # folders tell equal names apart
         common = os.path.commonpath([os.path.dirname(p) for p in files])
         files = {p: (file, os.path.relpath(p, common)) for p, (file, _) in files.items()}
-    listed = []
-    for file, name in files.values():
-        name = os.fsencode(name).decode(errors="backslashreplace").replace(os.sep, "/")
-        listed.append((file, name, os.path.getsize(file)))
+    listed = [(file, os.fsencode(name).decode(errors="backslashreplace"), os.path.getsize(file))
+              for file, name in files.values()]
     return sorted(listed, key=lambda row: row[1])
 
 
@@ -117,9 +108,7 @@ def named(paths):
     for path in paths:
         stem = os.path.abspath(path)
         if not os.path.isdir(path):
-            for _ in range(2):  # book.txt.gz -> book
-                stem = os.path.splitext(stem)[0]
-            stem = stem.removesuffix(".warc")
+            stem = re.sub(r"(\.warc)?(\.[^./]*){1,2}$", "", stem)  # book.txt.gz -> book
         while stem != "/" and not os.path.basename(stem).strip("*?.-"):
             stem = os.path.dirname(stem)  # all files of a folder: its name
         stems.append(stem)
@@ -130,45 +119,32 @@ def named(paths):
 
 # ---- plain text and books ----
 
-def lines(f, longest):
-    """(number, byte offset, line) of a binary file. A line above `longest` bytes comes in several parts."""
-    number = 1
-    at = 0
+def parts(f, split, longest):
+    """(byte offset, bytes) of each part that read_text makes a document of."""
+    at, part, characters = 0, bytearray(), 0
     while line := f.readline(longest):
-        # a part ends between characters: a byte 10xxxxxx goes on with the one before
+        # a longer line is cut between characters: a byte 10xxxxxx goes on with the one before
         while not line.endswith(b"\n") and (more := f.peek(1)[:1]) and more[0] & 0xC0 == 0x80:
             line += f.read(1)
-        yield number, at, line
-        number += line.endswith(b"\n")
-        at += len(line)
+        text = line.decode("utf-8-sig", "replace")
+        if characters >= split and not text.strip() or characters >= 4 * split:
+            yield at, part
+            at, part, characters = at + len(part), bytearray(), 0
+        part += line
+        characters += len(text)
+    if part.strip():
+        yield at, part
 
 
-def parts(f, split, longest):
-    """(text, where its first bad byte stands or None) of each part that read_text makes a document of."""
-    part, size, bad = [], 0, None
-    for _, at, line in lines(f, longest):
-        text, wrong = decode(line, at)
-        if at == 0 and text:
-            text = text.removeprefix("\ufeff")
-        blank = text is not None and not text.strip()
-        if size >= split and blank or size >= 4 * split:
-            yield "".join(part), bad
-            part, size, bad = [], 0, None
-        bad = bad or wrong
-        part.append(text or "")
-        size += len(line if text is None else text)
-    if bad or "".join(part).strip():
-        yield "".join(part), bad
+def piece(data, at):
+    return {"text": decode(data, at).strip("\r\n")}
 
 
-def read_text(f, name, source, longest=LONGEST):
-    """Plain text, cut at the first blank line after `split` characters, or at a line end after 4 `split`."""
-    for number, (text, bad) in enumerate(parts(f, source.split, longest)):
-        key = f"{name}#{number}"
-        if bad:
-            yield dropped(key, "invalid_utf8", f"{name}, {bad}")
-        else:
-            yield {"id": key, "text": text.replace("\r\n", "\n").strip("\n")}
+def read_text(f, name, source, longest=1 << 20):
+    """Plain text, cut at the first blank line after `split` characters, or at a line end after 4 `split`.
+    A line above `longest` bytes is several lines."""
+    for number, (at, part) in enumerate(parts(f, source.split, longest)):
+        yield tried(f"{name}#{number}", name, piece, part, at)
 
 
 def whole(f, latin=None):
@@ -176,12 +152,7 @@ def whole(f, latin=None):
     raw = f.read(LARGEST + 1)
     if len(raw) > LARGEST:
         raise Broken(f"above {LARGEST:,} bytes", "too_large")
-    text, bad = decode(raw, 0)
-    if bad and latin and re.search(latin, raw[:4096], re.I):
-        text, bad = raw.decode("latin-1"), None
-    if bad:
-        raise Broken(bad, "invalid_utf8")
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+    return decode(raw, latin=latin and re.search(latin, raw[:4096], re.I)).replace("\r\n", "\n")
 
 
 def read_gutenberg(f, name, source):
@@ -200,7 +171,7 @@ def read_samples(f, name, source):
 
 def read_stories(f, name, source):
     """Stories drawn from a grammar (corpus/stories.py); the file's name is their language."""
-    grammar = stories.parse(f.read().decode(), name)
+    grammar = stories.parse(whole(f), name)
     lang = os.path.basename(name).partition(".")[0]
     for number in range(stories.PER_LANGUAGE):
         yield {"id": f"{name}#{number}", "text": stories.draw(grammar, lang, number), "lang": lang}
@@ -208,54 +179,55 @@ def read_stories(f, name, source):
 
 # ---- records ----
 
-def from_record(record, key, place, source):
-    """The document of a record of named fields, or why it is none."""
+# fields of a record that a document keeps, and under which name; C4 has a timestamp
+KEPT = {k: k for k in ("id", "lang", "licence", "url", "author", "title", "date", "credit", "score")}
+KEPT |= {"license": "licence", "timestamp": "date", "source": "origin"}
+
+
+def from_record(record, source):
+    """The document of a record of named fields."""
     fields = record if isinstance(record, dict) else {}
-    if not isinstance(fields.get(source.field), str):
-        has = ", ".join(k for k, v in fields.items() if isinstance(v, str))
-        return dropped(key, "no_text", f"{place} (it has: {has or 'no text fields'})")
-    document = {}
-    for k, v in fields.items():
-        if k in KEPT and v not in (None, "") and not isinstance(v, (dict, list)):
-            number = k == "score" and isinstance(v, (int, float))
-            document[k] = v if number else str(v)
-    for other, ours in ("license", "licence"), ("timestamp", "date"):  # C4 has a timestamp
-        if other in document:
-            document.setdefault(ours, document.pop(other))
-    if isinstance(fields.get("source"), str):
-        document["origin"] = fields["source"]
-    own = fields.get("id")
-    document["id"] = str(own) if isinstance(own, (str, int)) and own != "" else key
-    document["text"] = fields[source.field]
+    text = fields.get(source.field)
+    if not isinstance(text, str):
+        has = [k for k, v in fields.items() if isinstance(v, str)]
+        raise Broken(f"it has: {', '.join(has) or 'no text fields'}", "no_text")
+    document = {"text": text}
+    for field, ours in KEPT.items():
+        value = fields.get(field)
+        if value not in (None, "") and not isinstance(value, (dict, list)):
+            document.setdefault(ours, value if field == "score" else str(value))
     try:
-        "".join(v for v in document.values() if isinstance(v, str)).encode()
-    except UnicodeEncodeError:  # JSON can spell it: "\ud800"
-        return dropped(key, "invalid_utf8", f"{place}, half of a surrogate pair")
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as e:  # JSON can spell it: "\ud800"
+        raise Broken("half of a surrogate pair", "invalid_utf8") from e
     return document
 
 
+def from_line(line, source):
+    text = decode(line)
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise Broken(getattr(e, "msg", e), "broken_json") from e
+    return from_record(record, source)
+
+
 def read_jsonl(f, name, source, largest=LARGEST):
-    """One JSON object per line; the text is in field `source.field`."""
-    cut = 0  # number of a line that is too long: its other parts are skipped
-    for number, at, line in lines(f, largest):
+    """One JSON object per line."""
+    number = 0
+    while line := f.readline(largest):
+        number += 1
         key = f"{name}:{number}"
-        text, bad = decode(line, at)
-        if number == cut or text is not None and not text.strip("\ufeff \t\r\n"):
-            continue
-        if len(line) >= largest and not line.endswith(b"\n"):
-            cut = number
+        if len(line) == largest and not line.endswith(b"\n"):
             yield dropped(key, "too_large", key)
-        elif bad:
-            yield dropped(key, "invalid_utf8", f"{key}, {bad}")
-        else:
-            try:
-                yield from_record(json.loads(text.removeprefix("\ufeff")), key, key, source)
-            except (ValueError, RecursionError) as e:
-                yield dropped(key, "broken_json", f"{key} ({getattr(e, 'msg', e)})")
+            while line and not line.endswith(b"\n"):
+                line = f.readline(largest)
+        elif line.strip():
+            yield tried(key, key, from_line, line, source)
 
 
 def read_parquet(f, name, source):
-    """A table in Parquet, in batches of rows; only the columns that are kept are read."""
+    """A table in Parquet; only the columns that are kept are read."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -264,27 +236,24 @@ def read_parquet(f, name, source):
     number = 0
     try:
         table = pyarrow.parquet.ParquetFile(f)
-        columns = [c for c in table.schema_arrow.names if c in {*KEPT, "id", "source", source.field}]
+        columns = [c for c in table.schema_arrow.names if c in {*KEPT, source.field}]
         if source.field not in columns:
             columns = None  # all: the message names the fields that there are
         for batch in table.iter_batches(256, columns=columns):
-            for i in range(len(batch)):
+            for record in batch.to_pylist():
                 number += 1
                 key = f"{name}:{number}"
-                try:
-                    yield from_record(batch.slice(i, 1).to_pylist()[0], key, key, source)
-                except UnicodeDecodeError as e:
-                    yield dropped(key, "invalid_utf8", f"{key}, byte {e.start} of a field")
-    except pyarrow.ArrowException as e:
-        raise Broken(f"row {number + 1}: {e}") from e
+                yield tried(key, key, from_record, record, source)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as e:
+        raise Broken(f"rows from {number + 1} on: {e}") from e
 
 
 # ---- source code ----
 
 @functools.lru_cache(1 << 12)
 def nearest_licence(folder, levels):
-    """Licence of the nearest LICENSE, LICENCE or COPYING in `folder` or up to `levels` - 1 folders above it.
-    None: there is no such file, or its licence is not known."""
+    """Licence of the nearest LICENSE, LICENCE or COPYING in `folder` or up to `levels` - 1 folders above it;
+    None if it is not known."""
     for name in sorted(os.listdir(folder)):
         file = os.path.join(folder, name)
         called = re.match("(licen[cs]e|copying)(?![a-z])", name.lower())
@@ -296,14 +265,11 @@ def nearest_licence(folder, levels):
 
 
 def read_code(f, name, source):
-    """A source file is one document. Its licence is the one that its first lines name (SPDX),
-    else that of the nearest folder with a licence inside the source's path."""
+    """A source file is one document. Its first lines name its licence (SPDX), or the nearest LICENSE does."""
     text = whole(f)
-    licence = None
     spdx = re.search(r"SPDX-License-Identifier:[ \t]*([\w.+-]+(?: +(?:OR|AND|WITH) +[\w.+-]+)*)", text[:4096])
-    if spdx:
-        licence = spdx[1]
-    elif hasattr(f, "name"):  # an opened .bz2 or .xz file has no name
+    licence = spdx and spdx[1]
+    if not spdx and hasattr(f, "name"):  # an opened .bz2 or .xz file has no name
         licence = nearest_licence(os.path.dirname(os.path.abspath(f.name)), name.count("/") + 1)
     yield {"id": name, "text": text} | known(lang=CODE.get(suffixes(name)[1]), licence=licence)
 
@@ -316,43 +282,31 @@ READERS = {
     "code": read_code, "arxiv": dumps.read_arxiv, "samples": read_samples, "stories": read_stories}
 
 
-def reader_of(file, source):
-    """The name of a file's reader: source.reader, or by its ending; .xml and .txt by how they begin.
-    None: an XML file of another kind."""
-    if source.reader != "auto":
-        return source.reader
-    _, ending, packed = suffixes(file)
-    if ending not in (".xml", ".txt"):
+def reader_of(f, ending):
+    """The name of an open file's reader: by its ending; .xml and .txt by how they begin."""
+    head = f.peek(4096)[:4096] if ending in (".xml", ".txt") else b""
+    if re.search(rb"START OF TH(E|IS) PROJECT GUTENBERG EBOOK", head, re.I):
+        return "gutenberg"
+    if ending != ".xml" or b"<mediawiki" in head:
         return FORMAT.get(ending, "text")
-    try:
-        with OPEN.get(packed, open)(file, "rb") as f:
-            head = f.read(4096)
-    except BROKEN:
-        return FORMAT[ending]
-    if ending == ".txt":
-        book = re.search(rb"START OF TH(E|IS) PROJECT GUTENBERG EBOOK", head, re.I)
-        return "gutenberg" if book else "text"
-    if b"<mediawiki" in head:
-        return "wiki"
-    return "stackexchange" if b"<posts" in head else None
+    if b"<posts" in head:
+        return "stackexchange"
+    raise Broken("XML of another kind", "unknown_format")
 
 
-def read_file(raw, file, name, source):
+def read_file(raw, name, source):
     """The documents of one open file; what breaks the file ends it."""
-    packed = suffixes(file)[2]
-    form = reader_of(file, source)
-    if not form:
-        yield dropped(name, "unknown_format", name)
-        return
+    _, ending, packed = suffixes(raw.name)
     try:
-        yield from READERS[form](OPEN[packed](raw) if packed else raw, name, source)
+        f = OPEN[packed](raw) if packed else raw
+        reader = reader_of(f, ending) if source.reader == "auto" else source.reader
+        yield from READERS[reader](f, name, source)
     except Broken as e:
-        yield dropped(name, e.reason, f"{name}, {e}")
+        yield dropped(name, e.reason or "broken_file", f"{name}, {e}")
     except BROKEN as e:
         if getattr(e, "errno", None):  # the disk's fault, not the file's
             raise
-        of = " of the compressed file" if packed else ""
-        yield dropped(name, "broken_file", f"{name}, byte {raw.tell()}{of}")
+        yield dropped(name, "broken_file", f"{name}, byte {raw.tell()} of the compressed file")
 
 
 def read_documents(source, files=None, progress=None):
@@ -362,22 +316,15 @@ def read_documents(source, files=None, progress=None):
         raise ValueError(f"source {source.name}: unknown reader {source.reader!r}; "
                          f"use auto or one of {', '.join(READERS)}")
     about = known(lang=source.lang, licence=source.licence)
-    for file, name, *_ in found(source) if files is None else files:
-        try:
-            raw = open(file, "rb")
-        except OSError as e:  # gone since it was listed, or not ours to read
-            yield dropped(name, "unreadable", f"{name} ({e.strerror})") | {"source": source.name}
-            continue
-        with raw:
+    for file, name, size in found(source) if files is None else files:
+        with open(file, "rb") as raw:
             done = 0
-            end = os.path.getsize(file)
-            for document in read_file(raw, file, name, source):
+            for document in read_file(raw, name, source):
                 if "dropped" not in document:
                     document = about | document | {"text": document["text"].replace("\r\n", "\n")}
                 yield document | {"source": source.name}
-                at = min(raw.tell(), end)
-                if progress and at > done:
-                    progress(at - done)
-                    done = at
-            if progress and end > done:
-                progress(end - done)
+                if progress:
+                    progress(raw.tell() - done)
+                    done = raw.tell()
+            if progress:
+                progress(size - done)
