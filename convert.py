@@ -12,20 +12,16 @@ import config
 def main():
     ap = config.Parser(__doc__)
     acts = ap.add_subparsers(required=True, dest="act", metavar="import|export")
-    what = "a folder of Hugging Face or Meta becomes runs/NAME"
-    come = acts.add_parser("import", help=what, doc=f"{what}: python convert.py import SmolLM-135M runs/smol")
+    come = acts.add_parser("import", help="a folder of Hugging Face or Meta becomes runs/NAME", doc=__doc__)
     come.add_argument("folder", metavar="HF_DIR", help="with config.json; or Meta's, with params.json")
     come.add_argument("run", metavar="runs/NAME")
-    come.add_argument("--tokenizer", metavar="DIR", help="where tokenizer.json or tokenizer.model is "
-                      "(default: HF_DIR; for Meta's sizes, which share one, the folder above)")
+    come.add_argument("--tokenizer", metavar="DIR", help="where its tokenizer is (default: HF_DIR)")
     come.add_argument("--context", type=config.number(1, 2 ** 24), metavar="TOKENS",
                       help="length of its training rows (default: as config.json says; Meta's files: 2048)")
-    what = "runs/NAME becomes a folder for transformers"
-    go = acts.add_parser("export", help=what, doc=f"{what}: python convert.py export runs/bloom-toy exported")
+    go = acts.add_parser("export", help="runs/NAME becomes a folder for transformers", doc=__doc__)
     go.add_argument("run", metavar="runs/NAME")
     go.add_argument("out", metavar="DIR")
-    go.add_argument("--step", type=config.number(0, 1e12),
-                    help="the checkpoint of this step (default: the newest)")
+    go.add_argument("--step", type=config.number(0, 1e12), help="default: the newest checkpoint")
     go.add_argument("--licence", metavar="TEXT",
                     help="the model's, for its card: a name that Hugging Face knows, such as cc-by-4.0")
     for command in come, go:

@@ -1,23 +1,21 @@
 """Where things stand in the files of others, beside ours: names of tensors, order of their rows, settings.
 
 There are three layouts: "bloom" and "llama" are those of Hugging Face, "meta" is LLaMA as Meta hands it out.
-`python convert.py` reads all three, and writes the first two. Read it from NAMES to their_config().
+`python convert.py` reads all three, and writes the first two.
 
-Letters: C model width   H heads   K key heads   D head width (C // H)
+Letters: H heads   K key heads   D head width
 """
-import contextlib
 import dataclasses
 import json
-import math
+import typing
 
 import torch
 
 import config
 from model import mlp_width
 
-LAYOUTS = ("bloom", "llama", "meta")                                    # the columns of NAMES and KEYS
+COLUMN = {"bloom": 0, "llama": 1, "meta": 2}                            # in NAMES and KEYS
 PREFIX = {"bloom": "transformer.", "llama": "model.", "meta": ""}       # of all tensors but the head
-BLOCK = {"bloom": "h", "llama": "layers", "meta": "layers"}              # our blocks.3 is layers.3 there
 NAMES = {
     "embed":      ("word_embeddings",                "embed_tokens",             "tok_embeddings"),
     "embed_norm": ("word_embeddings_layernorm",      None,                       None),
@@ -41,10 +39,9 @@ KEYS = {
     "init_std": ("initializer_range",          "initializer_range",       ""),
     "context":  ("seq_length",                 "max_position_embeddings", "max_seq_len"),
     "kv_heads": ("",                           "num_key_value_heads",     "n_kv_heads"),
-    "mlp_dim":  ("",                           "intermediate_size",       ""),
+    "mlp_dim":  ("",                           "intermediate_size",       "mlp_dim"),
     "theta":    ("",                           "rope_theta",              "rope_theta"),
 }
-DEFAULTS = {"bloom": {"eps": 1e-5}, "llama": {"eps": 1e-6}, "meta": {}}     # those of transformers
 NEEDED = ("layers", "dim", "heads", "vocab", "eps")
 SWITCHES = {"bloom": {"position": "alibi", "norm": "layer", "mlp": "gelu", "bias": True, "embed_norm": True},
             "llama": {"position": "rope", "norm": "rms", "mlp": "swiglu", "bias": False, "embed_norm": False}}
@@ -55,8 +52,6 @@ PLAIN = {
               "partial_rotary_factor": 1},
     "meta": {"use_scaled_rope": False},
 }
-PLAIN_ROPE = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
-LARGEST = 2 ** 24       # a larger size is damage, and PyTorch could not count the numbers of a matrix
 
 
 # ---- tensors ----
@@ -70,8 +65,8 @@ def names(layout, ours):
     before = "" if part == "head" else PREFIX[layout]
     if part.startswith("blocks."):
         _, layer, part = part.split(".", 2)
-        before += f"{BLOCK[layout]}.{layer}."
-    theirs = f"{before}{NAMES[part][LAYOUTS.index(layout)]}.{kind}"
+        before += f"{'h' if layout == 'bloom' else 'layers'}.{layer}."
+    theirs = f"{before}{NAMES[part][COLUMN[layout]]}.{kind}"
     if "{q,k,v}" not in theirs:
         return [theirs]
     return [theirs.replace("{q,k,v}", x) for x in "qkv"]
@@ -106,46 +101,34 @@ def to_theirs(layout, ours, p, cfg):
 
 # ---- settings ----
 
-def setting(name, key, value):
-    """The value of somebody's `key` for our setting `name`: a number above 0, and whole if it is a size."""
-    size = name not in ("eps", "init_std", "theta")
-    with contextlib.suppress(TypeError, OverflowError):
-        found = config.fit(value, int if size else float)
-        if 0 < found < (LARGEST if size else math.inf):
-            return found
-    raise ValueError(f"{key}={value!r:.40} must be a number above 0; a size is whole and below {LARGEST:,}")
-
-
-def settings(layout, facts, **known):
-    """The config.Model that a JSON object describes; `known` are settings that stand elsewhere."""
+def settings(layout, facts, tied):
+    """The config.Model that a JSON object describes."""
     for key, plain in PLAIN[layout].items():
         if facts.get(key) not in (None, plain):
             raise ValueError(f"{key}={facts[key]!r:.80} is not supported; it must be {json.dumps(plain)}")
-    found = {"init_std": 0.02} | DEFAULTS[layout]
+    found = {"init_std": 0.02, "tied": tied}
+    types = typing.get_type_hints(config.Model)
     for name, columns in KEYS.items():
-        keys = columns[LAYOUTS.index(layout)].split()
+        keys = columns[COLUMN[layout]].split()
         there = [key for key in keys if facts.get(key) is not None]
-        if there and name not in known:
-            found[name] = setting(name, there[0], facts[there[0]])
-        elif name in NEEDED and name not in found | known:
+        if there:
+            with config.blame(there[0]):
+                found[name] = config.fit(facts[there[0]], types[name])
+                if not found[name] > 0:
+                    raise ValueError(f"{found[name]} must be above 0")
+        elif name in NEEDED:
             raise ValueError(f"it does not say {keys[0]}")
-    switches = SWITCHES["bloom" if layout == "bloom" else "llama"]
-    m = config.Model(**switches, **found | known)
-    K = m.kv_heads or m.heads
-    if m.dim % m.heads or m.heads % K or m.position == "rope" and m.dim // m.heads % 2:
-        raise ValueError(f"width {m.dim}, {m.heads} heads and {K} key heads do not go together")
-    return m
+    return config.Model(**SWITCHES["bloom" if layout == "bloom" else "llama"], **found)
 
 
 def rope_theta(facts):
     """The base of RoPE; transformers 5 writes it in rope_parameters. Only the plain RoPE is accepted."""
     theta = facts.get("rope_theta")
     for key in ("rope_scaling", "rope_parameters"):
-        rope = facts.get(key) or {}
-        scaled = any(rope.get(k) not in (None, plain) for k, plain in PLAIN_ROPE.items())
-        if scaled or any(isinstance(v, dict) for v in rope.values()):
+        rope = dict(facts.get(key) or {})
+        theta = rope.pop("rope_theta", theta)
+        if any(value not in (None, 1, "default") for value in rope.values()):
             raise ValueError(f"RoPE as in {key}={rope!r:.200} is not supported; only rope_type 'default' is")
-        theta = rope.get("rope_theta", theta)
     return theta
 
 
@@ -157,29 +140,20 @@ def read_config(folder):
         family, classes = facts.get("model_type"), facts.get("architectures") or []
         title = str(family).title()
         if family not in SWITCHES or not set(classes) <= {f"{title}ForCausalLM", f"{title}Model"}:
-            raise ValueError(f"model_type={family!r:.40}, architectures={classes!r:.80} is not supported; "
-                             "BloomForCausalLM and LlamaForCausalLM are")
-        with config.blame("tie_word_embeddings"):
-            tied = config.fit(facts.get("tie_word_embeddings", family == "bloom"), bool)
-        if family == "llama":
-            facts["rope_theta"] = rope_theta(facts)
-        cfg = settings(family, facts, tied=tied)
-        D = cfg.dim // cfg.heads
-        if facts.get("head_dim") not in (None, D):
-            raise ValueError(f"head_dim={facts['head_dim']!r:.40} is not supported; it must be hidden_size / "
-                             f"num_attention_heads = {D}")
-    return family, cfg
+            raise ValueError(f"{family!r:.40}, {classes!r:.80} is not supported; BloomForCausalLM and "
+                             "LlamaForCausalLM are")
+        facts["rope_theta"] = rope_theta(facts)
+        return family, settings(family, facts, facts.get("tie_word_embeddings", family == "bloom"))
 
 
-def read_params(folder, shapes):
-    """config.Model from Meta's params.json; {name: shape} of its tensors says what that file leaves out."""
+def read_params(folder, found):
+    """config.Model from Meta's params.json, and from {name: slices} of its tensors what that does not say."""
     path = f"{folder}/params.json"
     facts = config.read_json(path)
     with config.blame(path):
-        known = {"tied": False, "mlp_dim": shapes["layers.0.feed_forward.w1.weight"][0]}
-        if facts.get("vocab_size") == -1:
-            known["vocab"] = shapes["output.weight"][0]
-        return settings("meta", facts, **known)
+        for key, name in {"vocab_size": "output", "mlp_dim": "layers.0.feed_forward.w1"}.items():
+            facts[key] = sum(len(part) for part in found[f"{name}.weight"])
+        return settings("meta", facts, tied=False)
 
 
 # ---- settings, the other way ----
@@ -189,26 +163,26 @@ def family_of(cfg, run):
     wrong = {}
     for family, switches in SWITCHES.items():
         wrong[family] = [f"model.{k}={getattr(cfg, k)}" for k, v in switches.items() if getattr(cfg, k) != v]
-    for key, value, only in ("kv_heads", cfg.kv_heads, cfg.heads), ("mlp_dim", cfg.mlp_dim, 4 * cfg.dim):
-        if value not in (None, only):
-            wrong["bloom"].append(f"model.{key}={value}")
+    for key, only in {"kv_heads": cfg.heads, "mlp_dim": 4 * cfg.dim}.items():
+        if getattr(cfg, key) not in (None, only):
+            wrong["bloom"].append(f"model.{key}={getattr(cfg, key)}")
     family = min(wrong, key=lambda f: len(wrong[f]))
     if wrong[family]:
-        lacks = f"transformers' {family.title()} has no {', '.join(wrong[family])}"
-        raise ValueError(f"{run} cannot be exported: {lacks}")
+        lacks = ", ".join(wrong[family])
+        raise ValueError(f"{run} cannot be exported: transformers' {family.title()} has no {lacks}")
     return family
 
 
 def their_config(family, cfg, dtype):
-    """config.json as transformers reads it. Version 4 reads rope_theta, version 5 rope_parameters."""
+    """config.json as transformers reads it."""
     ours = dataclasses.asdict(cfg)
     ours["kv_heads"] = cfg.kv_heads or cfg.heads
     ours["mlp_dim"] = cfg.mlp_dim or mlp_width(cfg.mlp, cfg.dim)
     theirs = {"architectures": [f"{family.title()}ForCausalLM"], "model_type": family}
     for name, columns in KEYS.items():
-        for key in columns[LAYOUTS.index(family)].split()[:1]:
+        for key in columns[COLUMN[family]].split()[:1]:
             theirs[key] = ours[name]
-    if family == "llama":
+    if family == "llama":       # version 4 of transformers reads rope_theta, version 5 rope_parameters
         theirs["hidden_act"] = "silu"
         theirs["head_dim"] = cfg.dim // cfg.heads
         theirs["rope_parameters"] = {"rope_type": "default", "rope_theta": cfg.theta}
