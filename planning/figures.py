@@ -1,11 +1,11 @@
 """All drawing for plan.py: several runs, one run, an ablation. matplotlib is optional.
 
-Read it from blank() and save_figure() to the figures. Equal numbers make equal files.
+Equal numbers make equal files.
 """
 import os
 
 
-def blank(width, height, columns):
+def blank(width, columns, height=3.3):
     """(figure, list of axes side by side), in inches."""
     try:
         import matplotlib
@@ -21,12 +21,11 @@ def blank(width, height, columns):
 
 
 def save_figure(fig, out):
-    """Write OUT.png and OUT.svg, and say whether that replaced a figure."""
+    """Write OUT.png and OUT.svg."""
     os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
-    verb = "replaced" if os.path.exists(f"{out}.png") or os.path.exists(f"{out}.svg") else "wrote"
     fig.savefig(f"{out}.png", dpi=160)
     fig.savefig(f"{out}.svg", metadata={"Date": None})
-    print(f"{verb} {out}.png and {out}.svg")
+    print(f"wrote {out}.png and {out}.svg")
 
 
 def loss_axis(ax, label):
@@ -41,35 +40,32 @@ def loss_axis(ax, label):
 def draw_runs(runs, out):
     """Training loss against tokens and against FLOPs (LLaMA, Figure 1). `runs` are (size, tokens, FLOPs,
     loss), smallest first; runs of one size have one colour."""
-    fig, axes = blank(7.2, 3.3, 2)
+    fig, axes = blank(7.2, 2)
     from matplotlib import colormaps
     sizes = list(dict.fromkeys(size for size, *_ in runs))
-    labelled = set()
+    lines = {}
     for size, tokens, flops, loss in runs:
         color = colormaps["viridis"](0.85 * sizes.index(size) / max(1, len(sizes) - 1))
-        label = None if size in labelled else size
-        labelled.add(size)
-        for ax, x in zip(axes, (tokens, flops)):
-            ax.plot(x, loss, color=color, linewidth=1.6, label=label)
-    for ax, label in zip(axes, ("training tokens", "training FLOPs")):
-        ax.set(xscale="log", xlabel=label)
-        loss_axis(ax, "")
-    axes[0].set_ylabel("training loss, nats per token")
-    axes[1].legend(title="parameters", frameon=False)
+        axes[0].plot(tokens, loss, color=color)
+        lines[size], = axes[1].plot(flops, loss, color=color)
+    for ax, x, y in zip(axes, ("training tokens", "training FLOPs"), ("training loss, nats per token", "")):
+        ax.set(xscale="log", xlabel=x)
+        loss_axis(ax, y)
+    axes[1].legend(lines.values(), lines, title="parameters", frameon=False)
     save_figure(fig, out)
 
 
 def draw_run(name, steps, lines, out):
     """One run: its `steps` (tokens, loss, learning rate), and `lines` {label: (tokens, loss)} over them."""
-    fig, (left, right) = blank(7.2, 3.3, 2)
+    fig, (left, right) = blank(7.2, 2)
     tokens, loss, rate = steps
     left.plot(tokens, loss, color="0.8", linewidth=0.8)
     for label, (at, values) in lines.items():
-        left.plot(at, values, linewidth=1.4, marker="." if len(at) < 30 else None, label=label)
+        left.plot(at, values, marker="." if len(at) < 30 else None, label=label)
     loss_axis(left, "loss, nats per token")
     left.set(title=name, xlabel="training tokens")
     left.legend(frameon=False)
-    right.plot(tokens, rate, color="black", linewidth=1.4)
+    right.plot(tokens, rate, color="black")
     right.set(xlabel="training tokens", ylabel="learning rate", ylim=(0, None))
     save_figure(fig, out)
 
@@ -78,21 +74,17 @@ def draw_ablation(cells, measures, losses, out):
     """A row for each cell, a dot for each seed, a panel for each measure. The last panel has the loss against
     the context it is read in. `cells` are {choices in words: {measure: [a score per seed]}}, `losses` are
     {contexts: measure}. A colour is a value of the first choice; marker and dashes are for the others."""
-    fig, axes = blank(4 + 2.6 * (1 + len(measures)), 1.5 + 0.3 * len(cells), 1 + len(measures))
+    fig, axes = blank(4 + 2.6 * (1 + len(measures)), 1 + len(measures), 1.5 + 0.3 * len(cells))
     groups = {}
-    for name in cells:
-        groups.setdefault(name.split(", ")[0], []).append(name)
     for y, (name, scores) in enumerate(cells.items()):
-        first = name.split(", ")[0]
-        number = groups[first].index(name)
-        style = {"color": f"C{list(groups).index(first) % 10}", "marker": "os^vD*"[number % 6]}
+        group = groups.setdefault(name.split(", ")[0], [])
+        number = len(group)
+        group.append(name)
+        style = {"color": f"C{list(groups).index(name.split(', ')[0]) % 10}", "marker": "os^vD*"[number % 6]}
         for ax, measure in zip(axes, measures):
-            values = scores[measure]
-            ax.plot(values, [y] * len(values), linestyle="", alpha=0.7, markersize=5, **style)
-            ax.plot(sum(values) / len(values), y, "|", color="black", markersize=14)
+            ax.plot(scores[measure], [y] * len(scores[measure]), linestyle="", alpha=0.7, **style)
         means = [sum(scores[m]) / len(scores[m]) for m in losses.values()]
-        axes[-1].plot(list(losses), means, linestyle=("-", "--", ":")[number % 3], markersize=5, label=name,
-                      **style)
+        axes[-1].plot(list(losses), means, linestyle=("-", "--", ":")[number % 3], label=name, **style)
     for ax, measure in zip(axes, measures):
         ax.set(xlabel=measure, yticks=range(len(cells)), ylim=(len(cells) - 0.5, -0.5))
         ax.set_yticklabels(cells if ax is axes[0] else [])
