@@ -1,9 +1,7 @@
 """Text to ids and back: BLOOM's byte-level BPE and LLaMA's SentencePiece behind one interface.
 
-    python tokenizer.py train --input book.txt --vocab 1000 --kind sentencepiece --out data/my-tokenizer
     python tokenizer.py train --input en/ yo/ --lang en yo --vocab 32000 --alpha 0.3 --out data/wide
     python tokenizer.py report data/wide --input en/ yo/ --lang en yo --monolingual
-    python tokenizer.py report data/wide --show "a text"
 
 encode(text) -> ids   encode_batch(texts)   decode(ids)   bytes_of(id)   save(folder)
 vocab       how many ids there are          prompt    the ids that a text begins with
@@ -11,13 +9,14 @@ unk bos eos pad     one id each, or None    begin     the ids that generation pu
 ends        the ids that end a text         space     encode() puts a space before a text
 lossless    every text comes back to the letter
 
-A text that spells a special token stays text: no text gives unk, bos, eos or pad. load(folder) also opens
-tokenizers of other models. merge_most_frequent() is BPE as in its paper; corpus/bpe.py does the same fast.
+A text that spells a special token stays text. load(folder) also opens tokenizers of other models.
+merge_most_frequent() is BPE as in its paper; corpus/bpe.py does the same fast.
 """
 import collections
 import hashlib
 import json
 import os
+import pathlib
 import re
 
 import sentencepiece
@@ -32,11 +31,13 @@ CHAR = {b: chr(b if b in PRINTABLE else next(SPARE)) for b in range(256)}
 BYTE = {c: b for b, c in CHAR.items()}
 BYTES = [bytes([BYTE[c]]) for c in sorted(BYTE)]        # in the order of BLOOM's vocabulary
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>"]
+ROLES = "unk", "bos", "eos", "pad"
 NAMES = {"clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+KINDS = "bpe", "sentencepiece"
+FILES = "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"
 
 # BLOOM, section 3.3. Its tokenizer.json has REGEX: a piece is an optional space, then neither white space nor
-# one of these signs; what lies between two pieces is a piece too. PIECES says this for Python and tiktoken;
-# their classes have none inside. Python's \s would also take \x1c-\x1f.
+# one of these signs; what lies between two pieces is a piece too. PIECES says this for Python and tiktoken.
 REGEX = " ?[^(\\s|[.,!?…。，、।۔،])]+"
 GAP = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000()|.,!?…。，、।۔،"
 PIECES = rf" ?[^{GAP}]+|[{GAP}]+?(?= ?[^{GAP}])|[{GAP}]+"
@@ -75,21 +76,29 @@ class Tokenizer:
     """What the kinds share. `entries`: bytes of each id, none for special ones. `special_ids`: {name: id}."""
     space = False
     lossless = True
-    way = ""                            # how texts are cut, if not as in the papers
-    files = {}                          # {name: bytes} of the folder that was read
-    own_roles = (None,) * 4             # unk, bos, eos and pad where the files name none
+    prompt = []
+    adds_bos = False            # the prompt is `bos`
+    roles = (None,) * 4         # ids of ROLES
+    way = ""                    # how texts are cut, if not as in the papers
+    files = {}                  # {name: bytes} of the folder that was read
 
-    def set_specials(self, roles, prompt, imported=False):
+    def set_roles(self, roles, imported=False):
         """In our rows a text follows the end of another; an imported model begins as its files say."""
-        self.unk, self.bos, self.eos, self.pad = roles
-        self.prompt = prompt
+        self.roles = self.unk, self.bos, self.eos, self.pad = roles
+        if self.adds_bos and self.bos is not None:
+            self.prompt = [self.bos]
         self.ends = {self.eos} - {None}
-        self.begin = list(prompt) if imported else [*self.ends, *prompt]
+        self.begin = self.prompt if imported else [*self.ends, *self.prompt]
         for i in {*roles} - {None}:
             self.entries[i] = b""
 
     def encode(self, text):
         return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts):
+        for text in texts:
+            text.encode()       # half of a surrogate pair: Python's ValueError says where it stands
+        return self.ids_of(texts)
 
     def bytes_of(self, i):
         return self.entries[i]
@@ -109,9 +118,7 @@ class Tokenizer:
         """Write the files that load() and transformers read; what was read is written as it was."""
         os.makedirs(folder, exist_ok=True)
         for name, data in (self.files or self.own_files()).items():
-            with open(f"{folder}/{name}.new", "wb") as f:
-                f.write(data)
-            os.replace(f"{folder}/{name}.new", f"{folder}/{name}")
+            pathlib.Path(folder, name).write_bytes(data)
 
 
 class BPE(Tokenizer):
@@ -128,17 +135,13 @@ class BPE(Tokenizer):
         self.vocab = len(self.entries)
         ranks = {entry: i for i, entry in enumerate(self.entries) if entry}
         self.tiktoken = tiktoken.Encoding("bpe", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={})
-        self.set_specials([0, 1, 2, 3], prompt=[])          # BLOOM begins without an id
+        self.set_roles([0, 1, 2, 3])
 
-    def encode_batch(self, texts):
-        check_unicode(texts)
-        # tiktoken's regex engine gives up inside a run of about a million spaces
-        long = {i for i, t in enumerate(texts) if len(t) >= 50_000 and re.search(f"[{GAP}]{{50000}}", t)}
-        batch = self.tiktoken.encode_ordinary_batch(["" if i in long else t for i, t in enumerate(texts)])
-        for i in long:
-            for piece in re.findall(PIECES, texts[i]):
-                batch[i] += self.tiktoken._encode_single_piece(piece)
-        return batch
+    def ids_of(self, texts):
+        if not any(len(text) > 50_000 and re.search(f"[{GAP}]{{50000}}", text) for text in texts):
+            return self.tiktoken.encode_ordinary_batch(texts)
+        encode = self.tiktoken._encode_single_piece     # its regex engine fails at about a million spaces
+        return [[i for piece in re.findall(PIECES, text) for i in encode(piece)] for text in texts]
 
     def own_files(self):
         """tokenizer.json in Hugging Face's format, and what transformers needs beside it."""
@@ -160,15 +163,13 @@ class BPE(Tokenizer):
         """The tokenizer of a tokenizer.json of ours, or of BLOOM's ("a b" is a merge); None for any other."""
         model = file["model"]
         after = file.get("post_processor") or cls.LEVEL
-        if file.get("normalizer") or file.get("pre_tokenizer") != cls.CUT or after["type"] != "ByteLevel":
-            return None
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        names = [*SPECIALS, *sorted(BYTE), *(a + b for a, b in merges)]
-        same = model["vocab"] == {name: i for i, name in enumerate(names)}
-        same = same and {t["content"]: t["id"] for t in file["added_tokens"]} == cls.special_ids
-        if not same or {key for key, value in model.items() if value} - {"type", "vocab", "merges"}:
-            return None
-        return cls([(from_printable(a), from_printable(b)) for a, b in merges])
+        merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
+        names = [*SPECIALS, *sorted(BYTE), *map("".join, merges)]
+        vocab = {name: i for i, name in enumerate(names)}
+        has = [file.get("normalizer"), file.get("pre_tokenizer"), after["type"], added_tokens(file),
+               model.get("vocab"), {key for key, value in model.items() if value}]
+        if has == [None, cls.CUT, "ByteLevel", cls.special_ids, vocab, {"type", "vocab", "merges"}]:
+            return cls([(from_printable(a), from_printable(b)) for a, b in merges])
 
 
 def printable(entry):
@@ -176,8 +177,6 @@ def printable(entry):
 
 
 def from_printable(text):
-    if not BYTE.keys() >= {*text}:
-        raise ValueError(f"its entry {text!r} is not written in bytes")
     return bytes(BYTE[c] for c in text)
 
 
@@ -185,46 +184,31 @@ def json_bytes(value):
     return json.dumps(value, indent=1, ensure_ascii=False).encode()
 
 
-def check_unicode(texts):
-    """Refuse half of a surrogate pair. Python's error, a ValueError, says where it stands."""
-    for text in texts:
-        text.encode()
-
-
 CHANGED = "  a  \t\u3000\n", "e\u0301\ufb01\u00bd"    # some models change these
 PLAIN = "One 2, three-four!\n\tfive_6."              # no model may change this
-NO_BYTES = "it lacks some of the 256 bytes"
+MARK = "\U0010fffd"                                  # for private use: a character of no piece
 
 
 class SentencePiece(Tokenizer):
     """SentencePiece BPE as in LLaMA: ids `<unk> <s> </s>`, 256 bytes, pieces. U+2581 stands for a space."""
     kind = "sentencepiece"
 
-    def __init__(self, model):
+    def __init__(self, model, adds_bos=True):           # as in Meta's code
         sentencepiece.set_min_log_level(3)
         self.model = model
-        try:
-            self.sp = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except RuntimeError as e:
-            raise ValueError(f"SentencePiece says: {e}") from e
+        self.sp = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab = sp.vocab_size()
         self.ids = {sp.id_to_piece(i): i for i in range(self.vocab)}
         self.special_ids = {p: i for p, i in self.ids.items() if sp.is_control(i) or sp.is_unknown(i)}
         self.entries = [b"" if piece in self.special_ids else piece_bytes(piece) for piece in self.ids]
-        if sum(sp.is_byte(i) for i in range(self.vocab)) < 256:
-            raise ValueError(NO_BYTES)
-        roles = [sp.unk_id(), sp.bos_id(), sp.eos_id(), sp.pad_id()]
-        self.own_roles = [i if i >= 0 else None for i in roles]
-        bos = self.own_roles[1]
-        self.set_specials(self.own_roles, prompt=[] if bos is None else [bos])      # as in Meta's code
+        self.adds_bos = adds_bos
+        roles = sp.unk_id(), sp.bos_id(), sp.eos_id(), sp.pad_id()
+        self.set_roles([i if i >= 0 else None for i in roles])
         self.sign = [self.ids[f"<0x{b:02X}>"] for b in "\u2581".encode()]
-        known = {*"".join(self.ids)}
-        self.mark = next(c for c in map(chr, range(0xE000, 0xF900)) if c not in known)
         self.try_out(CHANGED)
         self.way = ("" if self.space else "no space before") + ("" if self.lossless else "lossy")
 
-    def encode_batch(self, texts):
-        check_unicode(texts)
+    def ids_of(self, texts):
         batch = self.sp.encode(texts)
         for i, text in enumerate(texts):
             if "\u2581" in text:
@@ -232,13 +216,13 @@ class SentencePiece(Tokenizer):
         return batch
 
     def encode_sign(self, text):
-        """U+2581 would come back as a space: its three bytes are put where it stands. The parts between are
-        encoded beside `mark`, a character of no piece, so that no space is put before them."""
+        """U+2581 would come back as a space: it becomes its three bytes. The parts between are encoded beside
+        MARK, so that no space is put before them."""
         first, *others = text.split("\u2581")
-        ids = self.sp.encode(first + self.mark)[:-len(self.sign)]
-        skip = len(self.sp.encode(self.mark))
+        ids = self.sp.encode(first + MARK)[:-len(MARK.encode())]
+        skip = len(self.sp.encode(MARK))
         for other in others:
-            ids += self.sign + self.sp.encode(self.mark + other)[skip:]
+            ids += self.sign + self.sp.encode(MARK + other)[skip:]
         return ids
 
     def own_files(self):
@@ -260,145 +244,117 @@ class Foreign(Tokenizer):
         try:
             import tokenizers
         except ImportError as e:
-            raise ValueError("it needs Hugging Face's library: pip install tokenizers") from e
+            raise ValueError("its library is missing: pip install tokenizers") from e
         file = parse_json(files, "tokenizer.json") | {"truncation": None, "padding": None}
         model = file["model"]
-        extras = [k for k in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(k)]
-        if model["type"] != "BPE" or extras:
-            raise ValueError(f"its model is {model['type']} with {extras}; only plain BPE is supported")
-        added = {token["content"]: token for token in file.get("added_tokens") or []}
-        self.special_ids = {name: token["id"] for name, token in added.items()}
-        if model.get("unk_token"):
-            self.special_ids[model["unk_token"]] = model["vocab"][model["unk_token"]]
+        if model.get("type", "BPE") != "BPE":
+            raise ValueError(f"its model is {model['type']}; only BPE is supported")
+        self.special_ids = added_tokens(file)
         roles = find_roles(files, self.special_ids)
-        plain = {n: t for n, t in added.items() if not t["special"] and t["id"] not in roles}
-        vocab = {entry: i for entry, i in model["vocab"].items() if entry not in self.special_ids}
-        vocab |= {name: token["id"] for name, token in plain.items()}
+        added = file.get("added_tokens") or []
+        added = [token for token in added if not token["special"] and token["id"] not in roles]
+        plain = added_tokens({"added_tokens": added})
+        vocab = {entry: i for entry, i in model["vocab"].items() if entry not in self.special_ids} | plain
         # a copy without special tokens encodes, so that no text can spell one
-        copy = file | {"added_tokens": list(plain.values()), "model": model | {"vocab": vocab}}
-        try:
-            whole = tokenizers.Tokenizer.from_str(json.dumps(file))
-            self.library = tokenizers.Tokenizer.from_str(json.dumps(copy | {"post_processor": None}))
-        except Exception as e:          # the library has no error of its own
-            raise ValueError(f"the library tokenizers says: {e}") from e
-        ids = whole.get_vocab()
-        numbers = {*ids.values()}
-        if ids != vocab | self.special_ids or len(numbers) < len(ids) or max(numbers) > MOST_IDS:
-            raise ValueError("an id is there twice, is too large, or is not the one that the library gives")
-
+        copy = {"added_tokens": added, "model": model | {"vocab": vocab, "dropout": None}}
+        whole = tokenizers.Tokenizer.from_str(json.dumps(file))
+        self.library = tokenizers.Tokenizer.from_str(json.dumps(file | copy | {"post_processor": None}))
+        ids = vocab | self.special_ids
+        if whole.get_vocab() != ids:
+            raise ValueError("an id is not the one that the library gives")
         byte_level = is_byte_level(file)
         self.kind = "bpe" if byte_level else "sentencepiece"
         to_bytes = from_printable if byte_level else piece_bytes
-        self.vocab = 1 + max(numbers)
+        self.vocab = 1 + max(ids.values())
         self.entries = [b""] * self.vocab
         for entry, i in vocab.items():
             self.entries[i] = entry.encode() if entry in plain else to_bytes(entry)
         if not (byte_level or model.get("byte_fallback")) or not {*BYTES} <= {*self.entries}:
-            raise ValueError(NO_BYTES)
-        cut = json.dumps([file.get("normalizer"), file.get("pre_tokenizer")], sort_keys=True)
+            raise ValueError("it lacks some of the 256 bytes")
         self.try_out([*CHANGED, "\u2581"])
+        cut = json.dumps([file.get("normalizer"), file.get("pre_tokenizer")], sort_keys=True)
         if self.decode(self.encode(PLAIN)) != PLAIN:
-            raise ValueError(f"its ids do not spell a text: it is changed or cut by {cut:.200}")
+            raise ValueError(f"its ids do not spell a text, which is changed by {cut:.200}")
         if {*re.findall('"type": "(.*?)"', cut)} <= {"Sequence", "Prepend", "Replace", "Metaspace"}:
             self.way = "" if self.space else "no space before"      # as LLaMA's
         elif cut != json.dumps([None, BPE.CUT], sort_keys=True):
             self.way = cut
         text, whole_text = self.encode("a"), whole.encode("a").ids
         self.prompt = whole_text[:-len(text)]
-        if [*self.prompt, *text] != whole_text or not numbers >= {*whole_text}:
-            raise ValueError("its post-processor puts something after a text, or unknown ids before it")
+        if [*self.prompt, *text] != whole_text:
+            raise ValueError("it puts something after a text")
 
-    def encode_batch(self, texts):
-        check_unicode(texts)
+    def ids_of(self, texts):
         return [encoding.ids for encoding in self.library.encode_batch_fast(texts)]
-
-
-KINDS = {"bpe": BPE, "sentencepiece": SentencePiece}
 
 
 # ---- from folders ----
 
-FILES = "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"
-MOST_IDS = 4_000_000            # an id of 4 billion would ask for as much memory
-ROLES = "unk", "bos", "eos", "pad"
-
-
 def parse_json(files, name):
     """The JSON object in a file; empty if it is not there."""
-    with config.blame(f"{name} is not JSON"):
-        value = json.loads(files.get(name, b"{}"))
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is not a JSON object")
-    return value
+    with config.blame(f"{name} is not a JSON object"):
+        return dict(json.loads(files.get(name, b"{}")))
+
+
+def added_tokens(file):
+    return {token["content"]: token["id"] for token in file.get("added_tokens") or []}
 
 
 def is_byte_level(file):
-    before = file.get("pre_tokenizer") or {}
-    return any(step.get("type") == "ByteLevel" for step in before.get("pretokenizers", [before]))
+    return "ByteLevel" in json.dumps(file.get("pre_tokenizer"))
 
 
-def find_roles(files, ids, own=Tokenizer.own_roles):
-    """[id or None] of unk, bos, eos, pad, as transformers finds them; BLOOM's names, if the files give none.
+def find_roles(files, ids, own=Tokenizer.roles):
+    """The ids of ROLES, as transformers finds them; those of BLOOM's names, if the files give none.
     ids: {name: id} of the special tokens."""
     said = parse_json(files, "tokenizer_config.json")
     if "added_tokens_decoder" not in said:          # else transformers does not read the other file
-        said = said | parse_json(files, "special_tokens_map.json")
+        said |= parse_json(files, "special_tokens_map.json")
     if not any(f"{role}_token" in said for role in ROLES):
         return [ids.get(name, i) for name, i in zip(SPECIALS, own)]
     found = list(own)
     for n, role in enumerate(ROLES):
         token = said.get(f"{role}_token")
         name = token["content"] if isinstance(token, dict) else token
-        if name and name not in ids:
-            raise ValueError(f"{role}_token is {name!r}, which is no special token of the vocabulary")
         if name:
             found[n] = ids[name]
     return found
 
 
-def load(folder, imported=False):
-    """The tokenizer saved in `folder`, ours or another model's: it gives Hugging Face's ids, or is refused.
-    imported: a text begins as the files say, not as in our training rows."""
-    files = {}
-    for name in FILES:
-        if os.path.isfile(path := os.path.join(folder, name)):
-            with open(path, "rb") as f:
-                files[name] = f.read()
-    name = next((n for n in FILES[:2] if n in files), None)
-    if not name:
-        raise ValueError(f"no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model")
-    with config.blame(f"{os.path.join(folder, name)} is not a tokenizer this program can use"):
-        tokenizer = from_files(files)
-        roles = find_roles(files, tokenizer.special_ids, tokenizer.own_roles)
-        tokenizer.set_specials(roles, tokenizer.prompt, imported)
-        tokenizer.files = files
-    return tokenizer
-
-
 def from_files(files):
     file = parse_json(files, "tokenizer.json")
-    if "tokenizer.model" not in files or is_byte_level(file):
-        return BPE.of_file(file) or Foreign(files)
-    found = SentencePiece(files["tokenizer.model"])
-    if file:
-        added = {token["content"]: token["id"] for token in file.get("added_tokens") or []}
-        if found.ids != file["model"]["vocab"] | added:
-            raise ValueError("tokenizer.model beside it has other entries; take one of the two away")
-        if not found.lossless:          # transformers reads the other file, which may be
-            return Foreign(files)
-        begins = file.get("post_processor")
-    else:
-        begins = parse_json(files, "tokenizer_config.json").get("add_bos_token", True)
-    bos = find_roles(files, found.special_ids, found.own_roles)[1]
-    found.prompt = [bos] if begins and bos is not None else []
+    if "tokenizer.model" in files and not is_byte_level(file):
+        said = parse_json(files, "tokenizer_config.json")
+        adds_bos = file.get("post_processor") if file else said.get("add_bos_token", True)
+        found = SentencePiece(files["tokenizer.model"], adds_bos)
+        if not file or found.lossless and found.ids == file["model"]["vocab"] | added_tokens(file):
+            return found                # else tokenizer.json counts, as in transformers
+    return BPE.of_file(file) or Foreign(files)
+
+
+def load(folder, imported=False):
+    """The tokenizer saved in `folder`, ours or another model's: it gives Hugging Face's ids, or is refused.
+    imported: a text begins as its files say."""
+    paths = [pathlib.Path(folder, name) for name in FILES]
+    files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    if not {*FILES[:2]} & {*files}:
+        raise ValueError(f"no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model")
+    try:
+        with config.blame(f"{folder} has no tokenizer that this program can use"):
+            found = from_files(files)
+            found.set_roles(find_roles(files, found.special_ids, found.roles), imported)
+    except BaseException as e:
+        # SentencePiece raises a RuntimeError, tokenizers an Exception; a panic in Rust is neither
+        if type(e) in (RuntimeError, Exception) or type(e).__name__ == "PanicException":
+            raise ValueError(f"{folder}: the tokenizer's library says: {e}") from e
+        raise
+    found.files = files
     return found
 
 
 def fingerprint(tokenizer):
     """Names a tokenizer by what it does: a hash of its entries in order and of its `way`."""
-    lines = [entry.hex() for entry in tokenizer.entries]
-    if tokenizer.way:
-        lines.append(tokenizer.way)
+    lines = [entry.hex() for entry in tokenizer.entries] + [tokenizer.way] * bool(tokenizer.way)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

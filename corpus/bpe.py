@@ -2,9 +2,9 @@
 
     train_bpe({"low": 5, "lot": 2}, 262)  ->  [(b"l", b"o"), (b"lo", b"w")]
 
-The definition counts all pairs again for each merge, which takes hours for 32,000 entries. Here each pair has
-a list of its places in the text, and three steps keep these lists:
-    born      a pair exists for the first time: find its places, count it, put it into a heap
+The definition counts all pairs again for each merge: hours for 32,000 entries. Here each pair has a list of
+its places in the text, and three steps keep these lists:
+    born      a pair exists for the first time: count its places, put it into a heap
     recount   the pair on top of the heap may have lost places: look at them again
     join      write the new entry at the places of the most frequent pair
 """
@@ -15,63 +15,53 @@ import numpy as np
 import config
 from tokenizer import BYTES, SPECIALS
 
-LEAST = 300             # entries of a vocabulary: 256 bytes, the specials, and some merges
-
 
 class TooManyEntries(ValueError):
     """More entries were asked for than the text gives; `most` is how many it gives."""
     def __init__(self, vocab, most):
-        way = f"give more text: {LEAST} are needed"
-        if most >= LEAST:
-            way = f"ask for no more (--vocab {most}; in a data config tokenizer.vocab={most}), or give more"
-        super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; {way}")
+        super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; give more text, "
+                         f"or ask for no more (--vocab {most}; in a data config tokenizer.vocab={most})")
         self.most = most
 
 
 class Places:
-    """The different pieces of a text, and where each pair of neighbours stands in them.
+    """The different pieces of a text in one array `ids`, with a -1 after each, and where each pair stands.
 
-    All pieces lie in one array `ids`, with a -1 after each. Where two ids are joined, the left place gets the
-    new id and the right place falls out; `after` and `before` link the places in use. `times` says how often
-    the piece of a place occurs. A pair (a, b) is one number, a * 2^32 + b, because numpy can sort numbers.
-    `heap` has each pair once: (-count, pair, its places). A pair is born when the younger of its two ids is.
-    It then has all the places that it will ever have, and can only lose some. So a count in the heap may be
-    too high, but it is never too low.
+    Where two ids are joined, the left place gets the new id and the right place falls out; `after` and
+    `before` link the places in use. `times` says how often the piece of a place occurs. A pair (a, b) is one
+    number, a * 2^32 + b, because numpy can sort numbers. `heap` has each pair once: (-count, pair, places).
+    A pair is born when the younger of its two ids is. It then has all the places that it will ever have, and
+    can only lose some. So a count in the heap may be too high, but it is never too low.
     """
     def __init__(self, count):
         number = np.zeros(256, np.int32)
         number[[entry[0] for entry in BYTES]] = np.arange(256)
         pieces = [piece.encode() for piece in count]
-        sizes = np.fromiter(map(len, pieces), np.int64, len(pieces)) + 1
+        sizes = np.array([len(piece) + 1 for piece in pieces], np.int64)
         self.ids = number[np.frombuffer(b"\0".join([*pieces, b""]), np.uint8)]
         self.ids[np.cumsum(sizes) - 1] = -1
-        self.times = np.repeat(np.fromiter(count.values(), np.int64, len(pieces)), sizes)
+        self.times = np.repeat(np.array([*count.values()], np.int64), sizes)
         self.after = np.arange(1, len(self.ids) + 1, dtype=np.int32)
-        self.before = np.arange(-1, len(self.ids) - 1, dtype=np.int32)
+        self.before = self.after - 2
         self.heap = []
         at = np.flatnonzero((self.ids[:-1] >= 0) & (self.ids[1:] >= 0)).astype(np.int32)
         self.born((self.ids[at].astype(np.int64) << 32) + self.ids[at + 1], at)
 
     def born(self, pairs, at):
         """Put new pairs into the heap. The left part of pairs[i] stands at place at[i]."""
-        if not len(at):
-            return
         order = np.argsort(pairs, kind="stable")            # stable: the places of a pair stay in order
         pairs, at = pairs[order], at[order]
-        starts = np.flatnonzero(np.r_[True, pairs[1:] != pairs[:-1]])
-        ends = np.r_[starts[1:], len(at)]
-        counts = np.add.reduceat(self.times[at], starts)
+        starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        ends = np.append(starts, len(at))[1:]
+        counts = np.add.reduceat(self.times[at], starts) if len(at) else starts
         often = np.flatnonzero(counts > 1)
-        starts, ends, counts = starts[often], ends[often], counts[often]
-        lists = counts.tolist(), pairs[starts].tolist(), starts.tolist(), ends.tolist()
+        lists = [x[often].tolist() for x in (counts, pairs[starts], starts, ends)]
         for n, pair, start, end in zip(*lists):
             heapq.heappush(self.heap, (-n, pair, at[start:end]))
 
     def recount(self):
-        """The most frequent pair as (a, b, its places); None if no pair is left.
-
-        The pair on top of the heap has the highest stored count. If this count still holds, no pair occurs
-        more often. If not, the pair goes back with its present count."""
+        """The most frequent pair as (a, b, its places); None if no pair is left. If the count on top of the
+        heap still holds, no pair occurs more often. If not, the pair goes back with its present count."""
         while self.heap:
             n, pair, at = heapq.heappop(self.heap)
             a, b = pair >> 32, pair & 0xffffffff
@@ -81,7 +71,6 @@ class Places:
                 return a, b, at
             if now > 1:
                 heapq.heappush(self.heap, (-now, pair, at))
-        return None
 
     def join(self, a, b, at, new):
         """Write id `new` for a and b at the places `at`. The pairs of `new` with its neighbours are born."""
@@ -104,7 +93,7 @@ class Places:
 
 
 def train_bpe(count, vocab):
-    """As merge_most_frequent(count, vocab); TooManyEntries if the text does not give `vocab` entries."""
+    """As merge_most_frequent(count, vocab); TooManyEntries if there are not so many."""
     entries = list(BYTES)
     merges = []
     places = Places(count)

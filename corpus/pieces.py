@@ -1,9 +1,7 @@
 """The text that a tokenizer is trained on, the pieces in it, and the training.
 
-    shares({"en": 900, "yo": 100}, 500, 0.5)    {"en": 0.4166..., "yo": 1.0}: share of each language's text
-    chosen("d17", 0.4166)                       whether this document is in the share
-    count_pieces(PIECES, texts)                 how often each piece occurs: what BPE starts from
-    train_tokenizer("bpe", texts, 32_000)       a tokenizer.BPE
+    share = shares({"en": 900, "yo": 100}, 500, 0.5)        # of each language: {"en": 0.4166..., "yo": 1.0}
+    train_tokenizer("bpe", (t for t in texts if chosen(t, share["en"])), 32_000)
 """
 import collections
 import concurrent.futures
@@ -15,35 +13,34 @@ import re
 import sentencepiece
 
 import tokenizer as tokenizers
-from corpus.bpe import LEAST, TooManyEntries, train_bpe
+from corpus.bpe import TooManyEntries, train_bpe
 
-LONGEST = 1000          # bytes of a piece: base64 or a minified file would fill the vocabulary with itself
-MOST = 2_000_000        # different pieces that are kept while counting, the most frequent: bounds the memory
+LEAST = 300             # entries of a vocabulary: 256 bytes, the specials, and some merges
+LONGEST = 1000          # bytes of a piece: base64 would fill the vocabulary with itself
+MOST = 2_000_000        # different pieces that are kept while counting: bounds the memory
 BATCH = 4_000_000       # characters counted at once
 
 
 def shares(sizes, budget, alpha):
-    """{language: share of its text to train on}: languages of `sizes` bytes get parts of `budget` bytes in
-    proportion to size ** alpha. In the example above en gets 375 bytes. For yo 125 bytes are due, but it has
-    only 100: a small language is not repeated."""
+    """{language: share of its text}: languages of `sizes` bytes get parts of `budget` bytes in proportion to
+    size ** alpha. In the example en gets 375, and yo 100 of its 125: a small language is not repeated."""
     whole = sum(n ** alpha for n in sizes.values())
     budget = min(budget, sum(sizes.values()))
     return {lang: min(1.0, budget * n ** alpha / whole / n) for lang, n in sizes.items()}
 
 
 def chosen(name, share):
-    """Whether a document is in the share to train on, by its name alone. corpus.text.place() takes other
-    bytes of the hash: what is held out for validation and what is chosen here are independent."""
+    """Whether a document is in the share, by its name alone. corpus.text.place() takes other bytes."""
     return int.from_bytes(hashlib.sha256(str(name).encode()).digest()[8:16], "little") / 2 ** 64 < share
 
 
-def batches(texts, size=BATCH):
-    """Lists of texts, each of about `size` characters."""
+def batches(texts):
+    """Lists of texts, each of about BATCH characters."""
     batch, n = [], 0
     for text in texts:
         batch.append(text)
         n += len(text)
-        if n > size:
+        if n > BATCH:
             yield batch
             batch, n = [], 0
     yield batch
@@ -55,11 +52,10 @@ def pieces_of(pattern, texts):
 
 def counted(pattern, texts, workers):
     """The pieces_of() each batch, in order. At most two batches a worker are in memory."""
-    if workers == 1:
-        for batch in batches(texts):
-            yield pieces_of(pattern, batch)
-        return
-    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    if workers > 1:
+        pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    with pool:
         waiting = collections.deque()
         for batch in batches(texts):
             waiting.append(pool.submit(pieces_of, pattern, batch))
@@ -70,8 +66,7 @@ def counted(pattern, texts, workers):
 
 
 def count_pieces(pattern, texts, workers=1, most=MOST):
-    """(Counter of the pieces, how many were left out for their length, how many for their rarity). The result
-    does not depend on the workers."""
+    """(Counter of the pieces, how many were left out as too long, how many as too rare)."""
     count, rare = collections.Counter(), 0
     for part in counted(pattern, texts, workers):
         count.update(part)
@@ -83,7 +78,7 @@ def count_pieces(pattern, texts, workers=1, most=MOST):
     return count, long, rare
 
 
-# The settings in LLaMA's tokenizer.model. Digits are split, unknown characters become bytes (section 2.1).
+# LLaMA's settings. Digits are split, unknown characters become bytes (section 2.1).
 LLAMA = dict(
     model_type="bpe", character_coverage=0.99995, input_sentence_size=200_000_000, max_sentence_length=4192,
     shuffle_input_sentence=True, max_sentencepiece_length=16, split_by_unicode_script=True, split_digits=True,
@@ -92,37 +87,34 @@ LLAMA = dict(
     remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, unk_surface=" \u2047 ")
 
 
-def short_lines(texts, longest=1000):
-    """The lines of the texts, cut at `longest` characters: SentencePiece skips much longer ones."""
+def short_lines(texts):
+    """Lines of at most 1000 characters: SentencePiece skips much longer ones."""
     for text in texts:
         for line in text.split("\n"):
-            for i in range(0, len(line), longest):
-                yield line[i:i + longest]
+            for i in range(0, len(line), 1000):
+                yield line[i:i + 1000]
 
 
 def train_sentencepiece(texts, vocab):
-    """The bytes of a tokenizer.model with LLaMA's settings."""
+    """The bytes of a tokenizer.model."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=short_lines(texts), model_writer=model,
                                                  vocab_size=vocab, minloglevel=2, **LLAMA)
-    except RuntimeError as e:           # SentencePiece tells its limits in this text only
+    except RuntimeError as e:           # only its text tells the limit
         if found := re.search(r"too high.*value <= (\d+)", str(e)):
             raise TooManyEntries(vocab, int(found[1])) from e
-        if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(e)):
-            raise ValueError(f"vocabulary of {vocab}: for this text it must be above {found[1]}") from e
         raise ValueError(f"SentencePiece cannot train on this text: {e}") from e
     return model.getvalue()
 
 
 def train_tokenizer(kind, texts, vocab, workers=1):
-    """A tokenizer of `vocab` entries from an iterable of texts. Prints what was left out, if anything."""
+    """A tokenizer of `vocab` entries from an iterable of texts."""
     if vocab < LEAST:
         raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least {LEAST}")
     if kind == "sentencepiece":
         return tokenizers.SentencePiece(train_sentencepiece(texts, vocab))
     count, long, rare = count_pieces(tokenizers.PIECES, texts, workers)
     if long or rare:
-        print(f"{len(count):,} different pieces; left out: {long:,} longer than {LONGEST} bytes, "
-              f"{rare:,} rare ones beyond {MOST:,} different ones")
+        print(f"left out: {long:,} long pieces, {rare:,} beyond the {MOST:,} most frequent")
     return tokenizers.BPE(train_bpe(count, vocab))

@@ -140,7 +140,7 @@ def test_what_was_read_is_what_is_saved(made, tmp_path):
     assert len({*prints.values()}) == len(prints) - 1
 
 
-def test_a_model_beside_a_json_is_read_and_must_have_its_entries(made, tmp_path):
+def test_a_model_beside_a_json_is_read_if_it_has_its_entries(made, tmp_path):
     model = T.load(made["llama2"][0].parent / "model")
     model.save(tmp_path)
     file = json.loads((made["llama2"][0] / "tokenizer.json").read_text(encoding="utf-8"))
@@ -149,16 +149,15 @@ def test_a_model_beside_a_json_is_read_and_must_have_its_entries(made, tmp_path)
     write(tmp_path, file | {"post_processor": None})
     assert T.load(tmp_path).prompt == []
     write(tmp_path, file | {"added_tokens": [*file["added_tokens"], token("<x>", 1000)]})
-    with pytest.raises(ValueError, match="other entries"):
-        T.load(tmp_path)
+    assert isinstance(T.load(tmp_path), T.Foreign) and T.load(tmp_path).vocab == 1001, "as in transformers"
 
 
 CASES = [
-    ("model.type", "Unigram", "Unigram"), ("model.dropout", 0.1, "dropout"), ("model", None, "NoneType"),
-    ("model.end_of_word_suffix", "</w>", "suffix"), ("model.vocab.Ġ", 10 ** 8, "too large"),
-    ("model.vocab.Ġ", 5, "twice"), ("model.vocab.あ", 999, "bytes"), ("model.vocab", {}, "library|missing"),
-    ("model.merges", 7, "library"), ("added_tokens", [token("<s>", 99)], "library gives"),
+    ("model.type", "Unigram", "Unigram"), ("model", None, "NoneType"),
+    ("model.end_of_word_suffix", "</w>", "spell"), ("model.vocab.あ", 999, "あ"),
+    ("model.merges", [["x", "yz"]], "library"), ("added_tokens", [token("<s>", 99)], "library gives"),
     ("normalizer", {"type": "Lowercase"}, "Lowercase"), ("pre_tokenizer", {"type": "Whitespace"}, "256"),
+    ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "library says: Precompiled"),
     ("post_processor", {"type": "BertProcessing", "sep": ["</s>", 1], "cls": ["<s>", 0]}, "after a text"),
 ]
 
@@ -171,7 +170,7 @@ def test_what_is_not_supported_is_refused_in_one_line(made, tmp_path, path, valu
         at = at[key]
     at[last] = value
     write(tmp_path, file)
-    with pytest.raises(ValueError, match=f"json is not a tokenizer this program can use: .*({words})"):
+    with pytest.raises(ValueError, match=f"tokenizer.*{words}"):
         T.load(tmp_path)
 
 

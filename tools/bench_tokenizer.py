@@ -27,7 +27,6 @@ import tokenizer as T
 from corpus import dedup, recipe, sources
 from corpus.pieces import chosen, shares, train_tokenizer
 
-PROGRAM = os.path.abspath(__file__)
 LONG = {"one letter": "a", "two letters": "ab", "Chinese": "中文", "spaces": " ", "full stops": "."}
 
 
@@ -55,34 +54,19 @@ def train_here(who, file, vocab, out):
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if who == "ours":
         memory += resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    os.makedirs(out, exist_ok=True)
+    os.makedirs(out)
     tokenizer.save(out if who == "ours" else f"{out}/tokenizer.json")
     print(json.dumps([seconds, memory / 1024]))
 
 
-def train_apart(who, file, vocab, out):
-    command = [sys.executable, PROGRAM, "--train", who, file, str(vocab), out]
+def train_apart(who, args, folder, number):
+    command = [sys.executable, os.path.abspath(__file__), "--train", who, f"{folder}/texts", str(args.vocab),
+               f"{folder}/{who}{number}"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(told.splitlines()[-1])
 
 
-def write_texts(texts, file):
-    with open(file, "w", encoding="utf-8") as f:
-        f.writelines(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
-
-
-def first(documents, megabytes):
-    """The texts of the first documents, about so many megabytes."""
-    size, found = 0, []
-    for text, _ in documents:
-        if size > megabytes * 1e6:
-            break
-        found.append(text)
-        size += len(text.encode())
-    return found
-
-
-def median(runs):
+def medians(runs):
     return [statistics.median(x) for x in zip(*runs)]
 
 
@@ -92,36 +76,34 @@ def seconds_of(work):
     return time.perf_counter() - start
 
 
-def compare_training(some, less, args, folder):
-    """Train in turns; returns the bytes of text."""
-    write_texts(some, f"{folder}/some")
-    write_texts(less, f"{folder}/less")
-    small = min(args.vocab, 8000)
-    runs = collections.defaultdict(list)
-    tick = config.progress("rounds of training", args.times)
-    for _ in range(args.times):
-        runs["ours"].append(train_apart("ours", f"{folder}/some", args.vocab, f"{folder}/ours"))
+def compare(documents, args):
+    with tempfile.TemporaryDirectory() as folder:
+        some, size = [], 0
+        for text, _ in documents:
+            if size < args.megabytes * 1e6:
+                some.append(text)
+                size += len(text.encode())
+        with open(f"{folder}/texts", "w", encoding="utf-8") as f:
+            f.writelines(json.dumps(text, ensure_ascii=False) + "\n" for text in some)
+        runs = collections.defaultdict(list)
+        tick = config.progress("rounds of training", args.times)
+        for number in range(args.times):
+            for who in ["ours"] if args.ours else ["ours", "theirs"]:
+                runs[who].append(train_apart(who, args, folder, number))
+            tick(1)
+        ours = medians(runs["ours"])
+        print(f"training {args.vocab:,} entries on {size / 1e6:.1f} MB: {ours[0]:.1f} s, {ours[1]:.0f} MiB")
         if not args.ours:
-            runs["theirs"].append(train_apart("theirs", f"{folder}/some", args.vocab, f"{folder}/theirs"))
-        runs["less"].append(train_apart("ours", f"{folder}/less", small, f"{folder}/less.out"))
-        runs["more"].append(train_apart("ours", f"{folder}/some", small, f"{folder}/more.out"))
-        tick(1)
-    size = sum(len(text.encode()) for text in some)
-    ours, less, more = (median(runs[name]) for name in ("ours", "less", "more"))
-    print(f"training {args.vocab:,} entries on {size / 1e6:.1f} MB: {ours[0]:.1f} s, {ours[1]:.0f} MiB")
-    print(f"ten times the text: {more[0] / less[0]:.1f} times the time, "
-          f"{more[1] / less[1]:.1f} times the memory")
-    if not args.ours:
-        theirs = median(runs["theirs"])
-        print(f"beside Hugging Face: {ours[0] / theirs[0]:.2f} times its time, "
-              f"{ours[1] / theirs[1]:.2f} times its memory")
-    return size
+            theirs = medians(runs["theirs"])
+            print(f"beside Hugging Face: {ours[0] / theirs[0]:.2f} times its time, "
+                  f"{ours[1] / theirs[1]:.2f} times its memory")
+            compare_encoding(some, [text for text, _ in documents[-500:]], size, args.times, folder)
 
 
 def compare_encoding(some, held, size, times, folder):
     import tokenizers as hf
-    mine, other = T.load(f"{folder}/ours"), hf.Tokenizer.from_file(f"{folder}/theirs/tokenizer.json")
-    entries = config.read_json(f"{folder}/ours/tokenizer.json")["model"]["vocab"]
+    mine, other = T.load(f"{folder}/ours0"), hf.Tokenizer.from_file(f"{folder}/theirs0/tokenizer.json")
+    entries = config.read_json(f"{folder}/ours0/tokenizer.json")["model"]["vocab"]
     same = "the same" if entries == other.get_vocab() else "not the same"
     own = sum(map(len, mine.encode_batch(held)))
     its = sum(len(e) for e in other.encode_batch_fast(held, add_special_tokens=False))
@@ -132,24 +114,12 @@ def compare_encoding(some, held, size, times, folder):
 
     def theirs():
         return [e.ids for e in other.encode_batch_fast(some, add_special_tokens=False)]
-    runs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(times)]
-    own, its = median(runs)
+    own, its = medians([(seconds_of(ours), seconds_of(theirs)) for _ in range(times)])
     print(f"encoding, documents to one array: {its / own:.1f} times as fast as encode_batch_fast, "
           f"{size / own / 1e6:.1f} MB/s")
-    letters = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=1_000_000))
-    words = {name: unit * (1_000_000 // len(unit)) for name, unit in LONG.items()}
-    words["random letters"] = letters
-    for name, word in words.items():
-        short, long = (seconds_of(lambda text=text: mine.encode(text)) for text in (word[:100_000], word))
-        print(f"a word of 1,000,000 characters, {name}: {long:.2f} s, {long / short:.0f} times a tenth of it")
-
-
-def compare(documents, args):
-    with tempfile.TemporaryDirectory() as folder:
-        some = first(documents, args.megabytes)
-        size = compare_training(some, first(documents, args.megabytes / 10), args, folder)
-        if not args.ours:
-            compare_encoding(some, [text for text, _ in documents[-500:]], size, args.times, folder)
+    for name, unit in LONG.items():
+        seconds = seconds_of(lambda text=unit * (1_000_000 // len(unit)): mine.encode(text))
+        print(f"a word of 1,000,000 characters, {name}: {seconds:.2f} s")
 
 
 def lines_once(texts):
@@ -168,17 +138,15 @@ def lines_once(texts):
 def sweep(documents, args):
     """Bytes per token on text held back: mean of the languages, and the worst; entries never used there."""
     held, sizes = collections.defaultdict(list), collections.Counter()
+    rest = [document for i, document in enumerate(documents) if i % 10]
     for text, lang in documents[::10]:
         held[lang].append(text)
-    rest = [document for i, document in enumerate(documents) if i % 10]
     for text, lang in rest:
         sizes[lang] += len(text.encode())
-    of_each = ", ".join(f"{lang} {n / 1e6:.1f}" for lang, n in sizes.most_common())
-    print(f"{len(held)} languages; megabytes by language: {of_each}")
-    print("kind           entries  alpha  repeated lines  bytes/token, mean of languages   worst     "
-          "   largest      by bytes  never used")
+    print(f"{len(held)} languages; bytes per token on text held back")
+    print("kind           entries  alpha  lines once   mean     worst  largest  by bytes  never used")
     ways = {"bpe": [(0.3, False), (0.7, False), (1.0, False), (1.0, True)], "sentencepiece": [(1.0, False)]}
-    for kind, vocab in itertools.product(args.kinds, args.vocabs):
+    for kind, vocab in itertools.product(ways, args.vocabs):
         for alpha, once in ways[kind]:
             share = shares(sizes, args.megabytes * 1e6, alpha)
             texts = (text for i, (text, lang) in enumerate(rest) if chosen(i, share[lang]))
@@ -187,25 +155,22 @@ def sweep(documents, args):
             except ValueError as e:         # fewer entries than there are characters
                 print(f"{kind:13} {vocab:8,}  {e}")
                 continue
-            way = f"{alpha:5}  {'taken out' if once else 'kept':14}"
-            report_sweep(tokenizer, held, max(sizes, key=sizes.get), way)
+            print(f"{kind:13} {vocab:8,}  {alpha:5}  {once!s:10}" + row(tokenizer, held, sizes), flush=True)
 
 
-def report_sweep(tokenizer, held, largest, way):
+def row(tokenizer, held, sizes):
     each, used = {}, set()
-    all_bytes = all_tokens = 0
+    bytes_and_tokens = np.zeros(2)
     for lang, texts in held.items():
         batch = tokenizer.encode_batch(texts)
-        size, tokens = sum(len(text.encode()) for text in texts), sum(map(len, batch))
-        each[lang] = size / max(1, tokens)
-        all_bytes += size
-        all_tokens += tokens
+        n = np.array([sum(len(text.encode()) for text in texts), sum(map(len, batch))])
+        each[lang] = n[0] / n[1]
+        bytes_and_tokens += n
         used.update(*batch)
-    worst = min(each, key=each.get)
-    mean = statistics.mean(each.values())
-    print(f"{tokenizer.kind:13} {tokenizer.vocab:8,}  {way}  {mean:31.3f}   {worst} {each[worst]:.2f}  "
-          f"{largest:>6} {each[largest]:.2f}  {all_bytes / all_tokens:12.3f}  "
-          f"{tokenizer.vocab - len(used):10,}", flush=True)
+    worst, largest = min(each, key=each.get), max(sizes, key=sizes.get)
+    return (f"  {statistics.mean(each.values()):5.3f}  {worst:>3} {each[worst]:.2f}  {largest:>3} "
+            f"{each[largest]:.2f}  {bytes_and_tokens[0] / bytes_and_tokens[1]:8.3f}  "
+            f"{tokenizer.vocab - len(used):10,}")
 
 
 def main():
@@ -218,7 +183,6 @@ def main():
     parser.add_argument("--megabytes", type=float, default=25)
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--vocabs", type=int, nargs="+", default=[4096, 16384, 65536], help="of --sweep")
-    parser.add_argument("--kinds", nargs="+", choices=T.KINDS, default=list(T.KINDS), help="of --sweep")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--ours", action="store_true", help="leave Hugging Face out")
     parser.add_argument("--sweep", action="store_true")
@@ -228,7 +192,6 @@ def main():
     random.Random(0).shuffle(documents)
     if args.sweep:
         return sweep(documents, args)
-    print(f"{args.times} rounds of training; each takes some seconds to minutes", flush=True)
     compare(documents, args)
 
 
