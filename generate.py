@@ -6,7 +6,6 @@ shown already. sample.py is the command; evaluations use continuations() too.
 Letters: R rows, prompts times samples   T tokens   V vocabulary   S tokens a cache has room for
 """
 import codecs
-import time
 import unicodedata
 from dataclasses import dataclass
 
@@ -48,8 +47,7 @@ def candidates(logits, draw, seen=()):
     elif p.sum() < draw.top_p and p[-1] >= draw.min_p * p[0]:       # more than the FIRST may follow
         p, ids = all_p.sort(descending=True)
     keep = (p.cumsum(-1) - p < draw.top_p) & (p >= draw.min_p * p[0])       # the likeliest always
-    p, ids = p[keep], ids[keep]
-    return p / p.sum(), ids
+    return p[keep] / p[keep].sum(), ids[keep]
 
 
 def choose(logits, draw, generator, seen=()):
@@ -62,44 +60,29 @@ def choose(logits, draw, generator, seen=()):
 
 # ---- the cache ----
 
-def new_cache(cfg, R, S, pad, like):
-    """A Cache of the same device and dtype as the tensor `like`."""
-    try:
-        return Cache(cfg, R, S, pad, like.device, like.dtype)
-    except RuntimeError as e:
-        raise ValueError(f"there is no memory for the keys and values of {R} texts of {S:,} tokens; "
-                         "use fewer tokens, a smaller window or batch") from e
-
-
 def copy_rows(cache, index, S):
     """A cache with copies of the rows of `index` (R,), and room for S tokens."""
     n = cache.n
     pad = None if cache.pad is None else cache.pad[index]
-    new = new_cache(cache.cfg, len(index), S, pad, cache.k)
+    new = Cache(cache.cfg, len(index), S, pad, cache.k.device, cache.k.dtype)
     new.k[:, :, :, :n] = cache.k[:, index, :, :n]
     new.v[:, :, :, :n] = cache.v[:, index, :, :n]
     new.n = n
     return new
 
 
-# A kept key k (R, heads, T, width) goes from its position `was` (R, T) to `now`.
-
-def turn_on(k, was, now, cfg):
-    """RoPE has turned a key by its position: turn it on by the difference."""
-    return rope(k, now - was, cfg.theta)
-
-
-def write_anew(k, was, now, cfg):
-    """ALiBi has put slope * position into the last coordinates of a key: write them anew."""
-    k = k[..., :cfg.dim // cfg.heads]
-    return alibi(k, k, k, now)[1]
-
-
-MOVE = {"rope": turn_on, "alibi": write_anew, "none": lambda k, *_: k}
+def move(k, was, now, cfg):
+    """Kept keys k (R, heads, T, width) as they are at positions `now` (R, T) instead of `was`."""
+    if cfg.position == "rope":          # they are turned by their position: turn them on by the difference
+        return rope(k, now - was, cfg.theta)
+    if cfg.position == "alibi":         # slope * position is in their last coordinates: write those anew
+        k = k[..., :cfg.dim // cfg.heads]
+        return alibi(k, k, k, now)[1]
+    return k
 
 
 def slide(cache, m):
-    """Forget the middle of each text: its first SINKS and last `m` tokens stay. Returns how many are gone.
+    """Forget the middle of each text: its first SINKS and last `m` tokens stay.
 
     What stays gets the positions it would have if nothing had been between. Heads that look for nothing look
     at the first tokens; without them a model fails (Xiao et al. 2023). Padding goes first.
@@ -107,162 +90,112 @@ def slide(cache, m):
     n = SINKS + m
     gone = cache.n - n
     device = cache.k.device
-    pad = torch.zeros(cache.k.shape[1], dtype=torch.long, device=device) if cache.pad is None else cache.pad
-    # which columns stay: (R, n)
-    first = pad.clamp(max=gone).unsqueeze(1) + torch.arange(SINKS, device=device)
-    last = torch.arange(cache.n - m, cache.n, device=device).expand(len(pad), m)
-    columns = torch.cat((first, last), 1)
-    # their positions before and after: a text begins at 0, behind its padding
-    was = columns - pad.unsqueeze(1)
-    pad = (pad - gone).clamp(min=0)
-    now = torch.arange(n, device=device) - pad.unsqueeze(1)
-    index = columns[:, None, :, None]
+    pad = torch.zeros(1, 1, dtype=torch.long, device=device) if cache.pad is None else cache.pad.unsqueeze(1)
+    # column i of what stays comes from column old[:, i]: one of the first tokens from behind the padding
+    i = torch.arange(n, device=device)
+    old = i + torch.where(i < SINKS, pad.clamp(max=gone), gone)         # (R, n)
+    # positions: a text begins at 0, behind its padding
+    left = (pad - gone).clamp(min=0)
+    was, now = old - pad, i - left
+    index = old[:, None, :, None]
     for keys, values in zip(cache.k, cache.v):      # of one layer: (R, heads, S, width)
-        keys[:, :, :n] = MOVE[cache.cfg.position](keys.take_along_dim(index, 2), was, now, cache.cfg)
+        keys[:, :, :n] = move(keys.take_along_dim(index, 2), was, now, cache.cfg)
         values[:, :, :n] = values.take_along_dim(index, 2)
     cache.n = n
-    cache.pad = pad if pad.any() else None
-    return gone
+    cache.pad = left.squeeze(1) if left.any() else None
 
 
-class Past:
-    """A cache and what it has read: the `ids` of the first row, of which `gone` after SINKS are forgotten."""
-    def __init__(self, cache=None):
-        self.cache, self.ids, self.gone = cache, [], 0
-
-    def rewind(self, ids):
-        """Keep what `ids` begins with too; returns how many. The last id must be read for its logits."""
-        same = 0
-        while same < min(len(self.ids), len(ids) - 1) and self.ids[same] == ids[same]:
-            same += 1
-        if self.gone and same < SINKS + self.gone:      # the texts part in what is forgotten
-            same = self.gone = 0
-        self.cache.n = same - self.gone
-        self.ids = list(ids[:same])
-        return same
-
-    def read_ids(self, model, ids):
-        """Read ids (R, T); returns the logits (R, V) after the last. A full cache forgets its older half."""
-        cache = self.cache
-        S, T = cache.k.shape[3], ids.shape[1]
-        at_once = T if cache.n + T <= S else max(1, S // 4)
-        for part in ids.split(at_once, 1):
-            if cache.n + part.shape[1] > S:
-                self.gone += slide(cache, S // 2)
-            logits = model(part, cache=cache, last=True)[:, -1]
-            self.ids += part[0].tolist()
-        return logits.float().cpu()
+def read(model, cache, ids):
+    """Read ids (R, T); returns the logits (R, V) after the last. A full cache forgets its older half."""
+    S, T = cache.k.shape[3], ids.shape[1]
+    for part in ids.split(T if cache.n + T <= S else S // 4, 1):
+        if cache.n + part.shape[1] > S:
+            slide(cache, S // 2)
+        logits = model(part, cache=cache, last=True)[:, -1]
+    return logits.float().cpu()
 
 
-def cache_limit(cfg, longest, tokens, window=None):
-    """The most tokens to keep, if `tokens` can be written after a prompt of `longest`. ALiBi does well at 4
-    times the trained length (docs/decisions.md); other models have not learned such distances."""
+def cache_limit(cfg, wanted, window=None):
+    """The most tokens to keep of a text of `wanted`. ALiBi does well at 4 times the trained length
+    (docs/decisions.md); other models have not learned such distances."""
     n = cfg.context
     if cfg.position == "alibi":
         return window or 4 * n
-    if window is None and longest + tokens > n:
-        fewer = f"--tokens {n - longest}, or " if longest < n else ""
-        raise ValueError(f"a prompt of {longest} tokens and {tokens} new ones are more than the {n} this "
-                         f"model was trained on; use {fewer}--window {n}, which forgets what is further back")
-    if window and window > n:
-        raise ValueError(f"--window {window}: use at most the {n} tokens this model was trained on")
+    if (window or wanted) > n:
+        raise ValueError(f"{window or wanted} tokens, the prompt's too, are more than the {n} this model was "
+                         f"trained on; use fewer, or --window {n}, which forgets what is further back")
     return window or n
 
 
 # ---- a batch ----
 
 @torch.inference_mode()
-def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, window=None, past=None):
+def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, window=None, ended=()):
     """Yield (row, id, logits (V,)) for each token drawn after `prompts`, lists of ids.
 
     row = prompt * samples + sample. A row ends at an id that ends a text, which is not yielded, or when the
-    caller answers with send(True). Shorter prompts are padded on the left, and each row has its own random
-    generator, so a row gets the same text alone and in a batch. There are two exceptions: all rows slide when
-    the longest is full, and bfloat16 products of other sizes round differently. `past` has room for one row.
+    caller adds it to the set `ended`. Shorter prompts are padded on the left, and each row has a random
+    generator of its own, so it gets the same text alone and in a batch. There are two exceptions: all rows
+    slide when the longest is full, and bfloat16 products of other sizes round differently.
     """
-    weight, longest = model.embed.weight, max(map(len, prompts))
-    limit = cache_limit(model.cfg, longest, tokens, window)
-    pad = torch.tensor([longest - len(p) for p in prompts], device=weight.device)
-    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=weight.device)
-    S = limit if past else min(limit, longest + tokens)
-    past = past or Past()
-    if not past.cache:
-        past.cache = new_cache(model.cfg, len(prompts), S, pad if pad.any() else None, weight)
-    logits = past.read_ids(model, ids[:, past.rewind(prompts[0]):])
-    if samples > 1:                                     # a prompt is read once for all its samples
-        each = torch.arange(len(prompts)).repeat_interleave(samples)
-        logits = logits[each]
-        past = Past(copy_rows(past.cache, each.to(weight.device), S))
-    rows = range(len(prompts) * samples)
-    generators = [torch.Generator().manual_seed(seed + r % samples) for r in rows]
-    seen = [list(prompts[r // samples]) for r in rows]
-    going = set(rows)
-    for n in range(tokens):
-        drawn = [0] * len(rows)
+    rows = [list(p) for p in prompts for _ in range(samples)]
+    generators = [torch.Generator().manual_seed(seed + r % samples) for r in range(len(rows))]
+    weight, longest = model.embed.weight, max(map(len, rows))
+    S = min(cache_limit(model.cfg, longest + tokens, window), longest + tokens)
+    pad = torch.tensor([longest - len(row) for row in rows], device=weight.device)
+    cache = Cache(model.cfg, len(rows), S, pad if pad.any() else None, weight.device, weight.dtype)
+    ids = [[0] * (longest - len(row)) + row for row in rows]
+    going = set(range(len(rows)))
+    for _ in range(tokens):
+        logits = read(model, cache, torch.tensor(ids, device=weight.device))
         for r in sorted(going):
-            row = logits[r, :tokenizer.vocab]           # the embedding may have more rows: they mean nothing
-            drawn[r] = choose(row, draw, generators[r], seen[r])
-            seen[r].append(drawn[r])
-            if drawn[r] in tokenizer.ends or (yield r, drawn[r], row):
+            own = logits[r, :tokenizer.vocab]           # the embedding may have more rows: they mean nothing
+            i = choose(own, draw, generators[r], rows[r])
+            rows[r].append(i)
+            if i in tokenizer.ends:
                 going.discard(r)
-        if not going or n + 1 == tokens:
+            else:
+                yield r, i, own
+        going.difference_update(ended)
+        if not going:
             return
-        logits = past.read_ids(model, torch.tensor(drawn, device=weight.device).unsqueeze(1))
+        ids = [row[-1:] for row in rows]
 
 
 # ---- text ----
 
-def settled(text):
-    """How many characters of `text` cannot change by what follows. settled("ab cd") -> 4
-
-    An accent may still come to the last one. Letters that run from right to left change their shape with
-    their neighbours, so such a word is shown whole.
-    """
-    n = len(text)
-    if not n or text[-1].isspace():
-        return n
-    n -= 1
-    while n and unicodedata.category(text[n])[0] == "M":    # an accent belongs to the letter before it
-        n -= 1
-    if unicodedata.bidirectional(text[n]) in ("R", "AL"):
-        while n and not text[n - 1].isspace():
-            n -= 1
-    return n
-
-
 class Text:
-    """Bytes of tokens to text that may be shown: whole characters, and nothing that may begin one of `stops`.
+    """What a row has written: `text`, whole characters up to the first of `stops`.
 
-    `n`: number of tokens   `began`: time.perf_counter() at the first   `finish`: end, stop or length
-    `tokens`: (id, log-probability, [(id, log-probability) of the likeliest]) of each, if asked for
+    `n`: its tokens   `finish`: end, stop or length   `logprobs`: a token_record() of each, if asked for
     """
     def __init__(self, stops=()):
         self.stops = [s for s in stops if s]
+        self.held = max([1, *(len(s) - 1 for s in self.stops)])
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.text, self.shown, self.stopped = "", 0, False
-        self.tokens, self.n, self.began, self.finish = [], 0, None, None
+        self.text, self.shown, self.n, self.finish, self.logprobs = "", 0, 0, None, []
 
     def add(self, piece, final=False):
-        """Add bytes, the last ones if `final`; returns what can be shown now."""
+        """Add bytes, the last ones if `final`. Returns what can be shown now. The last characters wait: they
+        may begin a stop string, or an accent may come to them."""
         self.text += self.decoder.decode(piece, final)
-        places = [self.text.find(s, self.shown) for s in self.stops]
-        end = min((at for at in places if at >= 0), default=-1)
-        if end >= 0:
-            self.text, self.stopped = self.text[:end], True
-        elif final:
-            end = len(self.text)
-        else:
-            end = self.shown + settled(self.text[self.shown:len(self.text) - self.stop_begun()])
+        end = len(self.text)
+        stops = [at for s in self.stops if (at := self.text.find(s, self.shown)) >= 0]
+        if stops:
+            end = min(stops)
+            self.text, self.finish = self.text[:end], "stop"
+        elif not final:
+            end = max(self.shown, end - self.held)
+            while end > self.shown and unicodedata.category(self.text[end])[0] == "M":     # an accent
+                end -= 1
         new = self.text[self.shown:end]
         self.shown = end
         return new
 
-    def stop_begun(self):
-        """How many characters at the end of the text begin a stop string."""
-        for n in range(max(map(len, self.stops), default=0), 0, -1):
-            if self.text.endswith(tuple(s[:n] for s in self.stops)):
-                return n
-        return 0
+    def record(self):
+        """The text for JSON."""
+        more = {"logprobs": self.logprobs} if self.logprobs else {}
+        return {"text": self.text, "tokens": self.n, "finish": self.finish, **more}
 
 
 def prompt_ids(tokenizer, prompt):
@@ -270,8 +203,16 @@ def prompt_ids(tokenizer, prompt):
     ids = [*tokenizer.begin, *tokenizer.encode(prompt)] if isinstance(prompt, str) else list(prompt)
     ids = ids or [i for i in (tokenizer.bos, tokenizer.eos) if i is not None][:1]
     if not ids:
-        raise ValueError("this tokenizer has no token that begins a text; give a prompt that is not empty")
+        raise ValueError("this tokenizer has no token that begins a text; give a prompt")
     return ids
+
+
+def token_record(tokenizer, i, logits, k):
+    """Token i for JSON: its log-probability, and the k likeliest in its place."""
+    p = logits.log_softmax(-1)
+    likeliest = p.topk(min(k, len(p))).indices.tolist()
+    own, *top = [[j, tokenizer.bytes_of(j).decode("utf-8", "replace"), float(p[j])] for j in [i, *likeliest]]
+    return {"id": i, "text": own[1], "logprob": own[2], "top": top}
 
 
 def continuations(model, tokenizer, prompts, tokens, stops=(), samples=1, logprobs=None, into=None,
@@ -279,7 +220,7 @@ def continuations(model, tokenizer, prompts, tokens, stops=(), samples=1, logpro
     """Yield (row, new text) as it becomes certain; the pieces of a row, joined, are its continuation.
 
     `prompts`: strings or lists of ids   `stops`: a text ends before these, one list for all or one per prompt
-    `logprobs`: list log-probabilities, and so many likeliest tokens   `into`: a list that gets the Text of
+    `logprobs`: keep log-probabilities, and so many likeliest tokens   `into`: a list that gets the Text of
     each row   `settings`: of generate()
     """
     if not stops or isinstance(stops[0], str):
@@ -288,28 +229,20 @@ def continuations(model, tokenizer, prompts, tokens, stops=(), samples=1, logpro
     texts = [Text(stops[r // samples]) for r in range(len(prompts) * samples)]
     if into is not None:
         into += texts
-    drawn = generate(model, tokenizer, ids, tokens, samples=samples, **settings)
-    stopped = None
-    while True:
-        try:
-            r, i, logits = drawn.send(stopped)
-        except StopIteration:
-            break
+    ended = set()
+    for r, i, logits in generate(model, tokenizer, ids, tokens, samples=samples, ended=ended, **settings):
         text, piece = texts[r], tokenizer.bytes_of(i)
-        if logprobs is not None:
-            p = logits.log_softmax(-1)
-            best = p.topk(min(logprobs, len(p)))
-            text.tokens.append((i, float(p[i]), list(zip(best.indices.tolist(), best.values.tolist()))))
         if tokenizer.space and not text.n and prompts[r // samples] == "":
             piece = piece.removeprefix(b" ")            # SentencePiece puts a space before a text
+        if logprobs is not None:
+            text.logprobs.append(token_record(tokenizer, i, logits, logprobs))
         text.n += 1
-        text.began = text.began or time.perf_counter()
         if new := text.add(piece):
             yield r, new
-        stopped = text.stopped
+        if text.finish:
+            ended.add(r)
     for r, text in enumerate(texts):
-        text.finish = "length" if text.n == tokens else "end"
-        if text.stopped:
-            text.finish = "stop"
-        elif new := text.add(b"", final=True):
-            yield r, new
+        if not text.finish:
+            text.finish = "length" if text.n == tokens else "end"
+            if new := text.add(b"", final=True):
+                yield r, new

@@ -5,10 +5,10 @@
     python sample.py runs/llama-toy --interactive           # you type, the model goes on, you type again
     python sample.py runs/bloom-toy --jsonl prompts.jsonl --out texts.jsonl --samples 4 --logprobs 5
 
-Several prompts (--prompt A --prompt B, a file with one per line, JSON lines) make batches. Each is continued
-as if it were alone, and its sample i is what --seed SEED+i gives. Text goes to standard output, all else to
-standard error. A line {"prompt": "..."} of JSON keeps what it has and gets "samples": [{"text", "tokens",
-"finish": end, stop or length, "logprobs"}]. The same command goes on where --out ends.
+Several prompts (--prompt A --prompt B, JSON lines) make batches. Each is continued as if it were alone, and
+its sample i is what --seed SEED+i gives. A line {"prompt": "..."} of JSON keeps what it has and gets
+"samples": [{"text", "tokens", "finish": end, stop or length, "logprobs"}]. The same command goes on where
+--out ends.
 """
 import functools
 import itertools
@@ -17,7 +17,6 @@ import math
 import os
 import sys
 import time
-import types
 
 import torch
 import torch.nn as nn
@@ -26,7 +25,7 @@ import torch.nn.functional as F
 import checkpoint
 import config
 import parallel
-from generate import Draw, Past, continuations, generate, prompt_ids
+from generate import Draw, continuations
 
 
 def say(line):
@@ -59,8 +58,8 @@ class FastLinear(nn.Linear):
 
 
 def read_weights_fast(model):
-    """Let all products of `model` be made by linear(). Its modules keep their weights and get another class:
-    so all blocks run the same code, and one compiled form serves them all."""
+    """Let linear() make all products. Modules keep their weights and get another class, so all blocks run the
+    same code, and one compiled form serves them all."""
     for m in model.modules():
         if type(m) is nn.Linear:
             m.__class__ = FastLinear
@@ -85,67 +84,41 @@ def compile_step(model):
     model.logits = stepwise(model.logits)
 
 
-def warm_up(model, tokenizer, prompts, settings, past=None):
-    """Compile, by writing four tokens that are thrown away, so that it does not count as writing. The
-    compiler must see which sizes change by the step. What is new later, as a batch of another size or a cache
+def warm_up(go_on, prompts, samples):
+    """Compile, by a few tokens that are thrown away. What is new later, as a batch of another size or a cache
     that has slid, compiles when it comes."""
     say("compiling ...")
     began = time.perf_counter()
-    endless = types.SimpleNamespace(vocab=tokenizer.vocab, ends=())
-    ids = [prompt_ids(tokenizer, p) for p in prompts]
-    sizes = {key: settings[key] for key in ("tokens", "samples", "window")}
-    drawn = generate(model, endless, ids, past=past, **sizes)
-    for _ in itertools.islice(drawn, 4 * len(ids) * settings["samples"]):
+    for _ in itertools.islice(go_on(prompts), 4 * len(prompts) * samples):
         pass
     say(f"compiled in {time.perf_counter() - began:.1f} s")
 
 
+# ---- prompts, a conversation, JSON lines: go_on(prompts) is continuations() with the settings ----
+
 def speed(began, texts):
-    n, end = sum(text.n for text in texts), time.perf_counter()
-    first = min((text.began for text in texts if text.began), default=end)
-    rate = max(0, n - len(texts)) / max(1e-9, end - first)
-    return (f"{n:,} tokens in {end - began:.2f} s: the first after {first - began:.2f} s, "
-            f"then {rate:,.1f} per second")
+    n, seconds = sum(text.n for text in texts), time.perf_counter() - began
+    return f"{n:,} tokens in {seconds:.2f} s, {n / seconds:,.1f} per second"
 
 
-# ---- prompts, a conversation, JSON lines ----
-
-def described(tokenizer, text):
-    """A generate.Text for JSON: what was written, why it ended, log-probabilities if they were asked for."""
-    def shown(i):
-        return tokenizer.bytes_of(i).decode("utf-8", "replace")
-    found = {"text": text.text, "tokens": text.n, "finish": text.finish}
-    if text.tokens:
-        found["logprobs"] = []
-    for i, p, likeliest in text.tokens:
-        top = [[j, shown(j), q] for j, q in likeliest]
-        found["logprobs"].append({"id": i, "text": shown(i), "logprob": p, "top": top})
-    return found
-
-
-def write_texts(model, tokenizer, prompts, settings):
+def write_texts(go_on, prompts, samples):
     """Print prompts with their continuations; a single one as it comes."""
-    began, texts, samples = time.perf_counter(), [], settings["samples"]
+    began, texts = time.perf_counter(), []
     single = len(prompts) * samples == 1
-    before = prompts[0]
-    for _, new in continuations(model, tokenizer, prompts, into=texts, **settings):
+    if single:
+        print(prompts[0], end="", flush=True)
+    for _, new in go_on(prompts, into=texts):
         if single:
-            print(before + new, end="", flush=True)
-            before = ""
+            print(new, end="", flush=True)
     whole = [prompts[r // samples] + text.text for r, text in enumerate(texts)]
-    print(before if single else "\n---\n".join(whole))
-    for text in texts:
-        for token in described(tokenizer, text).get("logprobs", ()):
-            top = [f"   {s!r} {q:.4f}" for _, s, q in token["top"]]
-            print(f"{token['logprob']:9.4f}  {token['text']!r:20}{''.join(top)}")
+    print("" if single else "\n---\n".join(whole))
     say(speed(began, texts))
 
 
-def converse(model, tokenizer, turn, settings):
-    """Add what is typed to the text, and let the model go on, until Ctrl-D. Past remembers what was read."""
-    say("What you type is added to the text, an empty line lets the model go on, Ctrl-C stops it; "
-        "/new begins another text, Ctrl-D ends.")
-    past, text = Past(), ""
+def converse(go_on, turn):
+    """Add what is typed to the text, and let the model go on, until Ctrl-D."""
+    say("What you type is added to the text; Ctrl-C stops the model, /new begins another text, Ctrl-D ends.")
+    text = ""
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
@@ -156,14 +129,14 @@ def converse(model, tokenizer, turn, settings):
             continue
         more = turn.replace("{}", line) if line else ""
         try:
-            for _, new in continuations(model, tokenizer, [text + more], past=past, **settings):
+            for _, new in go_on([text + more]):
                 more += new
                 print(new, end="", flush=True)
         except ValueError as e:         # too long with this line: it is not added
             more = ""
             say(f"error: {e}; /new begins another text")
-        except KeyboardInterrupt:       # half a step may be in the cache
-            past = Past()
+        except KeyboardInterrupt:
+            pass
         text += more
         print(flush=True)
 
@@ -171,51 +144,41 @@ def converse(model, tokenizer, turn, settings):
 def read_prompts(path):
     """The objects of a file of JSON lines; empty lines are passed over."""
     found = []
-    with open(sys.stdin.fileno() if path == "-" else path, "rb") as f:
+    with open(0 if path == "-" else path, "rb") as f:
         for n, line in enumerate(f, 1):
             with config.blame(f"{path}, line {n}"):
                 if line.strip():
                     found.append(json.loads(line))
-                    if not isinstance(found[-1]["prompt"], str) or "samples" in found[-1]:
-                        raise ValueError('it needs a text "prompt" and no "samples", which is where texts go')
+                    found[-1]["prompt"].encode()        # it must be text
     return found
 
 
-def count_done(out, todo, samples):
-    """How many prompts of `todo` file `out` has: its whole lines. An unfinished line is cut off. The last
-    whole line is compared with `todo`, so that a file of something else is left as it is."""
-    with open(out, "rb+") as f:
+def count_done(out, todo):
+    """How many prompts of `todo` file `out` has: its whole lines. An unfinished line is cut off. A file of
+    something else, as its last line shows, is left as it is."""
+    with open(out, "rb+") as f, config.blame(f"{out} is not from these prompts; use another --out"):
         *lines, rest = f.read().split(b"\n")
-        if lines or rest:
-            with config.blame(f"{out} is not from these prompts and --samples {samples}; use another --out"):
-                last = json.loads(lines[-1])
-                if last["prompt"] != todo[len(lines) - 1]["prompt"] or len(last["samples"]) != samples:
-                    raise ValueError(f"see line {len(lines)}")
+        if (lines or rest) and json.loads(lines[-1])["prompt"] != todo[len(lines) - 1]["prompt"]:
+            raise ValueError(f"see line {len(lines)}")
         f.truncate(f.tell() - len(rest))
     say(f"{out} has {len(lines)} of {len(todo)} prompts")
     return len(lines)
 
 
-def write_lines(model, tokenizer, todo, done, at_once, out, settings):
-    """Continue the prompts of `todo` after the first `done`, `at_once` at a time; add them to file `out`."""
-    began, every, samples = time.perf_counter(), [], settings["samples"]
-    with open(out or sys.stdout.fileno(), "ab", closefd=bool(out)) as f:
-        for first in range(done, len(todo), at_once):
+def write_lines(go_on, todo, samples, at_once, out):
+    """Continue the prompts of the records `todo`, `at_once` at a time; add them to file `out`."""
+    began, written = time.perf_counter(), []
+    with open(out or 1, "a", encoding="utf-8", closefd=bool(out)) as f:
+        for first in range(0, len(todo), at_once):
             part, texts = todo[first:first + at_once], []
-            try:
-                for _ in continuations(model, tokenizer, [r["prompt"] for r in part], into=texts, **settings):
-                    pass
-                for i, record in enumerate(part):
-                    own = texts[i * samples:(i + 1) * samples]
-                    record["samples"] = [described(tokenizer, text) for text in own]
-                    f.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-            except ValueError as e:
-                raise ValueError(f"prompts {first + 1} to {first + len(part)}: {e}") from e
+            for _ in go_on([record["prompt"] for record in part], into=texts):
+                pass
+            for i, record in enumerate(part):
+                record["samples"] = [text.record() for text in texts[i * samples:(i + 1) * samples]]
+                print(json.dumps(record, ensure_ascii=False), file=f)
             f.flush()
-            every += texts
-            say(f"{first + len(part):,} of {len(todo):,} prompts   {speed(began, every)}")
-    if out:
-        say(f"wrote {out}")
+            written += texts
+            say(f"{first + len(part):,} of {len(todo):,} prompts   {speed(began, written)}")
 
 
 # ---- the command ----
@@ -224,8 +187,7 @@ def read_options():
     ap = config.Parser(__doc__)
     ap.add_argument("run", metavar="runs/NAME", help="a run of train.py, or what convert.py imported")
     way = ap.add_mutually_exclusive_group()
-    way.add_argument("--prompt", action="append", help="text to continue, may be repeated (default: stdin)")
-    way.add_argument("--file", help="file with one prompt per line")
+    way.add_argument("--prompt", action="append", help="text to continue; may be repeated (default: stdin)")
     way.add_argument("--jsonl", metavar="FILE", help="JSON lines with a prompt each; - for stdin")
     way.add_argument("--interactive", action="store_true", help="add what you type to the text, line by line")
     ap.add_argument("--turn", default="{}", help=r"how a typed line, {}, is added, e.g. $'\nYou: {}\nModel:'")
@@ -236,68 +198,61 @@ def read_options():
             ("batch", number(1, 1e6), 16, "rows at once with --jsonl"),
             ("tokens", number(1, 1e12), 200, "most tokens to draw"),
             ("temperature", number(0, 1e6, float), 0.8, "0 takes the likeliest token"),
-            ("top-k", number(1, 1e12), None, "draw among the K likeliest tokens"),
-            ("top-p", number(1e-9, 1, float), 0.95, "draw among the likeliest tokens that make up P"),
+            ("top-k", number(1, 1e12), None, "draw among the K likeliest"),
+            ("top-p", number(1e-9, 1, float), 0.95, "draw among the likeliest that make up P"),
             ("min-p", number(0, 1, float), 0.0, "draw among those at least P times as likely as the first"),
             ("penalty", number(0.1, 10, float), 1.0, "above 1, tokens of the text so far are less likely"),
             ("samples", number(1, 1e6), 1, "texts for each prompt"),
             ("seed", number(0, 2 ** 53), 0, "sample i is drawn with seed + i"),
-            ("logprobs", number(0, 1e6), None, "list log-probabilities, and so many likeliest tokens"),
-            ("window", number(16, 1e12), None, "keep so many, the first 4 and the last, and go on for ever; "
-             "else ALiBi keeps 4 times the trained length, RoPE stops there"),
-            ("step", number(0, 1e12), None, "the checkpoint of this step, not the newest")):
+            ("logprobs", number(0, 1e6), None, "log-probabilities for --jsonl, and of so many likeliest"),
+            ("window", number(16, 1e6), None, "keep so many tokens, the first 4 and the last, and go on"),
+            ("step", number(0, 1e12), None, "of the checkpoint; None: the newest")):
         ap.add_argument(f"--{name}", type=kind, default=default, help=f"{what} (default: {default})")
-    ap.add_argument("--device", choices=["cpu", "cuda", "mps"], help="default: cuda if there, else cpu")
+    ap.add_argument("--device", choices=["cpu", "cuda", "mps"], help="default: cuda if there, else cpu",
+                    default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on cuda, or float32")
     ap.add_argument("--compile", action="store_true", help="compile for some 15 s, then write faster")
     args = ap.parse_args()
-    if args.out and not args.jsonl:
-        raise ValueError("--out belongs to --jsonl")
-    if args.interactive and (args.samples > 1 or args.logprobs is not None):
-        raise ValueError("--interactive writes one text without log-probabilities")
+    if not args.jsonl and (args.out or args.logprobs is not None):
+        raise ValueError("--out and --logprobs belong to --jsonl")
+    if args.interactive and args.samples > 1:
+        raise ValueError("--interactive writes one text: --samples must be 1")
     if "{}" not in args.turn:
         raise ValueError("--turn must have {}, where the typed line goes")
     return args
 
 
-def given_prompts(args):
-    if args.file:
-        with open(args.file, encoding="utf-8") as f:
-            return f.read().removesuffix("\n").split("\n")
-    if not args.prompt and sys.stdin.isatty():
-        say("type the prompt; Ctrl-D on a new line ends it")
-    return args.prompt or [sys.stdin.read().removesuffix("\n")]
-
-
 def main():
     args = read_options()
-    device = parallel.check_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = parallel.check_device(args.device)
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
-    settings = {key: vars(args)[key] for key in ("tokens", "stops", "samples", "logprobs", "seed", "window")}
-    settings["draw"] = Draw(args.temperature, args.top_k, args.top_p, args.min_p, args.penalty)
-    if args.interactive:
-        prompts = [[0]]                 # to compile, any token will do
-    elif args.jsonl:
-        todo, done = read_prompts(args.jsonl), 0
+    at_once = max(1, args.batch // args.samples)
+    if args.jsonl:
+        todo = read_prompts(args.jsonl)
         if args.out and os.path.exists(args.out):
-            done = count_done(args.out, todo, args.samples)
-        at_once = max(1, args.batch // args.samples)
-        prompts = [record["prompt"] for record in todo[done:done + at_once]]
+            todo = todo[count_done(args.out, todo):]
+        prompts = [record["prompt"] for record in todo[:at_once]]
+    elif args.interactive:
+        prompts = ["a"]                 # to compile, any will do
     else:
-        prompts = given_prompts(args)
+        if not args.prompt and sys.stdin.isatty():
+            say("type the prompt; Ctrl-D on a new line ends it")
+        prompts = args.prompt or [sys.stdin.read().removesuffix("\n")]
     folder = checkpoint.open_run(args.run)
-    tokenizer = folder.tokenizer()
     model, _ = folder.load(device, getattr(torch, dtype), args.step, say)
     read_weights_fast(model)
+    settings = {key: vars(args)[key] for key in ("tokens", "stops", "samples", "logprobs", "seed", "window")}
+    draw = Draw(args.temperature, args.top_k, args.top_p, args.min_p, args.penalty)
+    go_on = functools.partial(continuations, model, folder.tokenizer(), draw=draw, **settings)
     if args.compile and prompts and parallel.can_compile(device):
         compile_step(model)
-        warm_up(model, tokenizer, prompts, settings, Past() if args.interactive else None)
+        warm_up(go_on, prompts, args.samples)
     if args.interactive:
-        converse(model, tokenizer, args.turn, settings)
+        converse(go_on, args.turn)
     elif args.jsonl:
-        write_lines(model, tokenizer, todo, done, at_once, args.out, settings)
+        write_lines(go_on, todo, args.samples, at_once, args.out)
     else:
-        write_texts(model, tokenizer, prompts, settings)
+        write_texts(go_on, prompts, args.samples)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 A job writes its files under temporary names. When they are complete it renames them and writes its marker
 BASE.json. The marker holds what the job counted (its facts), the names of its files, and a key: a hash of all
 that the result depends on. A job whose marker has the right key is done and is not repeated.
-The result does not depend on which process did a job, so the number of workers changes no byte.
-Read Part, then run_jobs().
 """
 import concurrent.futures
 import contextlib
@@ -14,8 +12,8 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +44,8 @@ def stamp(path):
 
 
 class Part:
-    """What one job writes: with Part(base, key) as part: part.file("jsonl").write(...); part.facts = {...}
-    The job calls tick(n) with the bytes that it has gone through since the last call."""
+    """What one job writes. The job sets `facts`, and calls tick(n) with the bytes it has gone through since
+    the last call."""
     def __init__(self, base, key, tick=lambda n: None):
         self.base, self.key, self.tick = base, key, tick
         self.files, self.facts = {}, {}
@@ -122,39 +120,40 @@ def run_jobs(what, function, jobs, workers=None):
     tick = config.progress(f"{what}, bytes", total)
     if workers == 0 or workers is None and (total < SMALL or len(jobs) < 2):
         for job in jobs:
-            with Part(job.base, job.key, tick) as part:
-                function(part, *job.arguments)
+            run_job(function, job, tick)
     else:
         run_in_processes(what, function, jobs, tick, min(workers or os.cpu_count(), len(jobs)))
 
 
+def run_job(function, job, tick):
+    with Part(job.base, job.key, tick) as part:
+        function(part, *job.arguments)
+
+
 def run_in_processes(what, function, jobs, tick, workers):
-    """Each job counts its bytes in its own place of a small file. This process reads it for the progress."""
-    counts_file = f"{jobs[0].base}.counts.{os.getpid()}"
-    os.makedirs(os.path.dirname(counts_file), exist_ok=True)
-    counts, counted = np.memmap(counts_file, np.int64, "w+", shape=len(jobs)), 0
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, end_with, (os.getpid(),))
-    try:
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)      # inherited: Ctrl-C is not for workers
-        waiting = {pool.submit(run_in_worker, function, job, i, counts_file) for i, job in enumerate(jobs)}
-        signal.signal(signal.SIGINT, handler)
-        while waiting:
-            finished, waiting = concurrent.futures.wait(waiting, 1, concurrent.futures.FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-            tick(int(counts.sum()) - counted)
-            counted = int(counts.sum())
-    except concurrent.futures.process.BrokenProcessPool as e:
-        raise ValueError(f"a worker died while {what}: killed, or out of memory; the same command goes on "
-                         "from the parts that are done; fewer --workers need less memory") from e
-    except BaseException:
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        os.remove(counts_file)
+    """Each job counts its bytes in its own place of a small file, which this process reads."""
+    context, counted = multiprocessing.get_context("spawn"), 0
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, start_worker)
+    with tempfile.NamedTemporaryFile() as file:
+        counts = np.memmap(file.name, np.int64, "w+", shape=len(jobs))
+        try:
+            waiting = {pool.submit(run_in_worker, function, job, i, file.name) for i, job in enumerate(jobs)}
+            while waiting:
+                finished, waiting = concurrent.futures.wait(waiting, 1, concurrent.futures.FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                now = int(counts.sum())
+                tick(now - counted)
+                counted = now
+        except concurrent.futures.process.BrokenProcessPool as e:
+            raise ValueError(f"a worker died while {what}: killed, or out of memory; the same command goes "
+                             "on from the parts that are done; fewer --workers need less memory") from e
+        except BaseException:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def run_in_worker(function, job, number, counts_file):
@@ -162,14 +161,14 @@ def run_in_worker(function, job, number, counts_file):
 
     def tick(n):
         counts[number] += n
-    with Part(job.base, job.key, tick) as part:
-        function(part, *job.arguments)
+    run_job(function, job, tick)
 
 
-def end_with(parent):
-    """In a worker: end when the process `parent` has died."""
+def start_worker():
+    """Leave Ctrl-C to the parent process, and end when that has died."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def watch():
-        while os.getppid() == parent:
-            time.sleep(0.2)
+        multiprocessing.parent_process().join()
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()

@@ -67,7 +67,7 @@ TAKEN = (".partial", ".removed", ".removing", ".removing.old")      # what prepa
 
 def names_in(text):
     """names_in("a,b") -> ["a", "b"]; names_in(None) -> []"""
-    return [name for name in (text or "").split(",") if name]
+    return text.split(",") if text else []
 
 
 def selected(corpus):
@@ -85,35 +85,39 @@ def check_corpus(corpus):
     check_names(corpus)
     if not 0 < corpus.val_share < 1:
         raise ValueError(f"val_share={corpus.val_share}: the share of documents held out is between 0 and 1")
-    files = {"rules": corpus.rules, "remove": corpus.remove, "tokenizer": corpus.tokenizer.path}
-    for what, file in (files | (corpus.models or {})).items():
-        if file and not os.path.exists(file):
-            raise ValueError(f"{what}: there is no {file}")
     check_tokenizer(corpus.tokenizer)
     dedup.bands(corpus.alike)
-    sources = selected(corpus).sources
-    check_rules(corpus, sources)
-    for s in sources:
-        check_access(s, names_in(corpus.accept))
+    if corpus.rules:
+        clean.table(corpus.rules)
+    rules, accepted = [], names_in(corpus.accept)
+    for s in selected(corpus).sources:
+        stages.rules_by_kind(s)
+        rules += clean.rules(s.clean)
+        if not s.path and not s.url:
+            raise ValueError(f"source {s.name} has neither path nor url")
+        if s.permission == "gated" and s.name not in accepted:
+            raise ValueError(f"source {s.name} is gated by {s.custodian or 'its custodian'} "
+                             f"({s.origin or s.licence or 'see its licence'}): read its terms, then give "
+                             f"accept={','.join([*accepted, s.name])}")
+    note = clean.check_rules(rules, corpus.models)
+    if note:
+        print(note)
 
 
 def check_names(corpus):
     """Names become folders, and what only=, accept= and models= name must be there."""
     names = [s.name for s in corpus.sources]
-    given_and_known = {"only": (names_in(corpus.only), names), "accept": (names_in(corpus.accept), names),
-                       "models": (list(corpus.models or ()), MODELS)}
-    for key, (given, known) in given_and_known.items():
-        unknown = sorted(set(given) - set(known))
+    for key, given, known in (("only", names_in(corpus.only), names), ("models", corpus.models or (), MODELS),
+                              ("accept", names_in(corpus.accept), names)):
+        unknown = ", ".join(sorted({*given} - {*known}))
         if unknown:
-            raise ValueError(f"{key}={','.join(given)}: there is no {', '.join(unknown)}; "
-                             f"there are {', '.join(known)}")
+            raise ValueError(f"{key}: there is no {unknown}; there are {', '.join(known)}")
     for name in [corpus.name, *names]:
         if not re.fullmatch(r"\w[\w.-]*", name) or name == "raw" or name.endswith(TAKEN):
-            raise ValueError(f"the name {name!r} must be letters, digits, '-', '_' and '.', and not raw; "
-                             f"it must not end in {', '.join(TAKEN)}")
+            raise ValueError(f"the name {name!r} must be letters, digits, '-', '_' and '.', not raw, and "
+                             f"must not end in {', '.join(TAKEN)}")
         if names.count(name) > 1:
-            raise ValueError(f"two sources are named {name}: give an input once, and inputs with different "
-                             "names; in a data config each source needs its own")
+            raise ValueError(f"two sources are named {name}; in a data config each can have its own name")
 
 
 def check_tokenizer(given):
@@ -130,38 +134,14 @@ def check_tokenizer(given):
               "its tokens do not give them back to the letter")
 
 
-def check_rules(corpus, sources):
-    """The rules are known, stand in an order that works, and have what they need."""
-    if corpus.rules:
-        clean.table(corpus.rules)
-    names = []
-    for s in sources:
-        stages.rules_by_kind(s)
-        names += clean.rules(s.clean)
-    note = clean.check_rules(names, corpus.models)
-    if note:
-        print(note)
-
-
-def check_access(source, accepted):
-    """A source says where its files are, and its terms are accepted if it has terms of its own."""
-    if not source.path and not source.url:
-        raise ValueError(f"source {source.name} has neither path nor url")
-    if source.permission == "gated" and source.name not in accepted:
-        raise ValueError(f"source {source.name} is gated by {source.custodian or 'its custodian'} "
-                         f"({source.origin or source.licence or 'see its licence'}): read its terms, "
-                         f"then give accept={','.join([*accepted, source.name])}")
-
-
 def remove_list(corpus):
-    """The names SOURCE or SOURCE/ID to leave out: those of data/NAME.removed, taken out before, and those of
-    the file corpus.remove."""
+    """The names SOURCE or SOURCE/ID to leave out: those taken out before, and those of corpus.remove."""
     before, known = f"data/{corpus.name}.removed", [s.name for s in corpus.sources]
     names = set()
     for file in (before, corpus.remove):
         if file and (file == corpus.remove or os.path.exists(file)):
             with open(file, encoding="utf-8-sig") as f:
-                names |= {line.strip() for line in f} - {""}
+                names |= set(filter(None, map(str.strip, f)))
     for name in sorted(names):
         if name.split("/")[0] not in known:
             raise ValueError(f"{corpus.remove or before}: {name!r} is in none of the sources "

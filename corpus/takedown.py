@@ -2,11 +2,10 @@
 
     python prepare.py configs/data/sample.py --remove ids.txt       # a line is SOURCE or SOURCE/ID
 
-A new folder, data/NAME.removing, is made beside the old one. The sources concerned are written and tokenized
-again; all other files are hard links to the old ones. When it is complete it takes the old one's place.
-manifest.json and data/NAME.removed keep the names: a later build leaves them out too.
-A model that was trained before has still read the documents. Ask data.py whence which steps did so before you
-remove them; afterwards it refuses.
+In a new folder, data/NAME.removing, the sources concerned are written and tokenized again; all other files
+are hard links to the old ones. When it is complete it takes the old one's place. manifest.json and
+data/NAME.removed keep the names: a later build leaves them out too. A model that was trained before has still
+read the documents. Ask data.py whence which steps did so before you remove them; afterwards it refuses.
 """
 import glob
 import json
@@ -15,22 +14,19 @@ import shutil
 from collections import Counter
 
 import config
-from corpus import card, jobs, recipe, stages, tokens
+from corpus import card, stages, tokens
 from corpus.stages import documents, is_removed
 
-REWRITTEN = ("dropped", "removing", "report.json", "DATA_CARD.md", "manifest.json")      # never linked
+REWRITTEN = {"dropped", "report.json", "DATA_CARD.md", "manifest.json"}
 
 
-def without(part, name, file, gone):
-    """The documents of one of our files but those that `gone` names."""
-    stages.begin_written_facts(part)
-    for document, _ in documents(file):
+def without(part, plan, name, number, files):
+    stages.begin_facts(part)
+    for document, _ in documents(files[0][0]):
         part.tick(len(document["text"].encode()))
-        part.facts["in"] += 1
-        if is_removed(document, name, gone):
-            part.facts["dropped"]["removed"] += 1
-        else:
-            stages.keep_written(part, document, name)
+        if is_removed(document, name, plan.removed):
+            document["dropped"] = "removed"
+        stages.pass_on(part, document)
 
 
 def link(old, new):
@@ -41,59 +37,49 @@ def link(old, new):
         shutil.copyfile(old, new)
 
 
-def write_again(out, new, name, facts, gone, workers):
-    """Write source `name`, text and tokens, without the documents of `gone` to folder NEW. Returns the
-    counts. `facts`, what the manifest says of the source, is brought up to date."""
-    plan = stages.Plan(None, f"{new}/work", gone, workers)
-    shutil.copytree(f"{out}/tokenizer", f"{plan.folder}/tokenizer")
+def write_again(plan, out, new, name, facts):
+    """Write text and tokens of source `name` to folder NEW without what is removed, and correct `facts`, what
+    the manifest says of it. Returns the counts."""
     files = sorted(glob.glob(f"{out}/corpus/{name}/*.jsonl"))
-    bases = [f"{plan.folder}/text/{name}-{number:05}" for number in range(len(files))]
-    todo = [jobs.Job(b, "", os.path.getsize(file), (name, file, gone)) for b, file in zip(bases, files)]
-    jobs.run_jobs(f"removing from {name}", without, todo, workers)
-    left = stages.added([jobs.facts(b) for b in bases])
+    parts = {name: [[(file, name, os.path.getsize(file))] for file in files]}
+    written = plan.run_parts("text", f"removing from {name}", without, parts)
+    left = stages.added(written[name])
     if left["kept"]:
         facts["held_out"] = max(facts["held_out"], left["lowest"]) if left["kept"] > 1 else -1
         plan.limits[name] = facts["held_out"]
-        todo = []
-        for number, b in enumerate(bases):
-            base = f"{plan.folder}/tokens/{name}-{number:05}"
-            todo.append(jobs.Job(base, "", jobs.facts(b)["bytes"], (plan, recipe.Source(name), number, b)))
-        jobs.run_jobs(f"tokenizing {name}", tokens.tokenize_part, todo, workers)
-        facts |= tokens.join_tokens(f"{new}/tokens/{name}", [job.base for job in todo])
+        made = plan.run_parts("tokens", f"tokenizing {name}", tokens.tokenize_part, written)
+        facts |= tokens.join_tokens(f"{new}/tokens/{name}", made[name])
         facts |= {key: left[key] for key in stages.LANGUAGES}
-        facts["dropped"]["removed"] = facts["dropped"].get("removed", 0) + left["dropped"].get("removed", 0)
+        facts["dropped"] = dict(Counter(facts["dropped"]) + Counter(left["dropped"]))
         os.makedirs(f"{new}/corpus/{name}")
-        for number, b in enumerate(bases):
-            os.replace(f"{b}.jsonl", f"{new}/corpus/{name}/{number:05}.jsonl")
-    shutil.rmtree(plan.folder)
+        for number, base in enumerate(written[name]):
+            os.replace(f"{base}.jsonl", f"{new}/corpus/{name}/{number:05}.jsonl")
     return left
 
 
 def remove_documents(out, manifest, names, workers=None):
-    """Take the documents and sources of `names` out of a finished data/NAME; returns its new manifest."""
+    """Take `names` out of a finished data/NAME; returns its new manifest."""
     new, report = f"{os.path.realpath(out)}.removing", config.read_json(f"{out}/report.json")
     shutil.rmtree(new, ignore_errors=True)
     concerned = {name.split("/")[0] for name in names}
-
-    def written_again(folder, _):
-        """What is not linked of a folder."""
-        inside = os.path.relpath(folder, out)
-        if inside in ("corpus", "tokens"):
-            return concerned
-        return REWRITTEN if inside == "." else ()
-    shutil.copytree(out, new, copy_function=link, ignore=written_again)
+    shutil.copytree(out, new, copy_function=link, ignore=lambda at, _: REWRITTEN if at == out else ())
+    for name in concerned:
+        shutil.rmtree(f"{new}/corpus/{name}", ignore_errors=True)
+        shutil.rmtree(f"{new}/tokens/{name}", ignore_errors=True)
+    plan = stages.Plan(None, f"{new}/work", names, workers)
+    shutil.copytree(f"{out}/tokenizer", f"{plan.folder}/tokenizer")
     for name in sorted(concerned & set(manifest["sources"])):
-        left = write_again(out, new, name, manifest["sources"][name], names, workers)
+        left = write_again(plan, out, new, name, manifest["sources"][name])
         before = report[name].get("removed", {"in": left["in"], "dropped": {}})
         dropped = Counter(before["dropped"]) + Counter(left["dropped"])
         report[name]["removed"] = {"in": before["in"], "kept": left["kept"], "dropped": dict(dropped)}
         if not left["kept"]:
             del manifest["sources"][name]
+    shutil.rmtree(plan.folder)
     forget(out, new, report, names)
-    gone = sum(s["removed"]["dropped"].get("removed", 0) for s in report.values() if "removed" in s)
     manifest["removed"] = sorted({*manifest["removed"], *names})
-    print(f"{gone:,} documents are removed by {len(manifest['removed']):,} names of documents and sources, "
-          "this time and before")
+    gone = sum(s["removed"]["dropped"].get("removed", 0) for s in report.values() if "removed" in s)
+    print(f"{gone:,} documents are removed by {len(manifest['removed']):,} names, this time and before")
     with open(f"{out}.removed.new", "w", encoding="utf-8") as f:       # for a later build
         f.writelines(f"{name}\n" for name in manifest["removed"])
     os.replace(f"{out}.removed.new", f"{out}.removed")

@@ -2,7 +2,6 @@
 
     train_tokenizer -> tokenize_part -> join_tokens
 """
-import contextlib
 import itertools
 import os
 from collections import Counter
@@ -11,13 +10,11 @@ import numpy as np
 
 import config
 import tokenizer as tokenizers
-from corpus import jobs, pieces
+from corpus import jobs, pieces, stages
 from corpus.stages import documents
-from corpus.text import place
 
-BATCH = 1_000_000       # characters tokenized at once
+BATCH = 64              # documents tokenized at once
 SPLITS = ("train", "val")
-ENDINGS = ("bin", "idx", "doc")
 
 
 def train_tokenizer(part, plan, parts):
@@ -28,9 +25,9 @@ def train_tokenizer(part, plan, parts):
     def texts():
         for name, bases in parts.items():
             for document, _ in itertools.chain.from_iterable(documents(f"{base}.jsonl") for base in bases):
-                held_out = place(name, document["id"]) <= plan.limits[name]
-                part_of_it = share[document.get("lang") or "unknown"]
-                if not held_out and pieces.chosen(f"{name}/{document['id']}", part_of_it):
+                lang = document.get("lang") or "unknown"
+                chosen = pieces.chosen(f"{name}/{document['id']}", share[lang])
+                if chosen and not plan.held_out(name, document):
                     yield document["text"]
     if t.path:
         tokenizer = tokenizers.load(t.path)
@@ -41,46 +38,27 @@ def train_tokenizer(part, plan, parts):
     tokenizer.save(f"{plan.folder}/tokenizer")
 
 
-def tokenize_part(part, plan, source, number, written):
+def tokenize_part(part, plan, name, number, written):
     """.{train,val}.{bin,idx,doc}: tokens; where each document begins; (part, byte) of it in corpus/SOURCE."""
     tokenizer = tokenizers.load(f"{plan.folder}/tokenizer")
-    dtype = token_dtype(tokenizer)
-    part.facts = begin_counts()
-    for split, end in itertools.product(SPLITS, ENDINGS):
-        part.file(f"{split}.{end}")
-    for batch in batches(documents(f"{written}.jsonl")):
-        texts = [document["text"] for document, _ in batch]
-        for (document, at), ids in zip(batch, tokenizer.encode_batch(texts)):
+    part.facts = {split: {"tokens": 0, "documents": 0, "bytes": 0} for split in SPLITS}
+    part.facts["tokens_by_language"] = Counter()
+    found = documents(f"{written}.jsonl")
+    while batch := list(itertools.islice(found, BATCH)):
+        encoded = tokenizer.encode_batch([document["text"] for document, _ in batch])
+        for (document, at), ids in zip(batch, encoded):
             ids = np.array([*tokenizer.prompt, *ids, tokenizer.eos])
             assert ids.max() < tokenizer.vocab      # a larger id would wrap around in silence
-            held_out = place(source.name, document["id"]) <= plan.limits[source.name]
-            split, size = "val" if held_out else "train", len(document["text"].encode())
-            counts = part.facts[split]
+            split = "val" if plan.held_out(name, document) else "train"
+            counts, size = part.facts[split], len(document["text"].encode())
             part.add_numbers(f"{split}.idx", [counts["tokens"]], "<i8")
             part.add_numbers(f"{split}.doc", [number, at], "<i8")
-            part.add_numbers(f"{split}.bin", ids, dtype)
+            part.add_numbers(f"{split}.bin", ids, token_dtype(tokenizer))
             counts["tokens"] += len(ids)
             counts["documents"] += 1
             counts["bytes"] += size
             part.facts["tokens_by_language"][document.get("lang") or "unknown"] += len(ids)
             part.tick(size)
-
-
-def begin_counts():
-    counts = {split: {"tokens": 0, "documents": 0, "bytes": 0} for split in SPLITS}
-    return counts | {"tokens_by_language": Counter()}
-
-
-def batches(found):
-    """Lists of (document, byte), each of about BATCH characters."""
-    batch, size = [], 0
-    for document, at in found:
-        batch.append((document, at))
-        size += len(document["text"])
-        if size > BATCH:
-            yield batch
-            batch, size = [], 0
-    yield batch
 
 
 def token_dtype(tokenizer):
@@ -90,19 +68,16 @@ def token_dtype(tokenizer):
 def join_tokens(out, bases):
     """The tokens of a source's parts as one file per split in `out`. Returns their counts and hashes."""
     os.makedirs(out)
-    result = begin_counts()
+    total = stages.added(bases)
     for split in SPLITS:
-        counts, path = result[split], f"{out}/{split}"
-        with contextlib.ExitStack() as stack:
-            tokens, starts, where = (stack.enter_context(open(f"{path}.{end}", "wb")) for end in ENDINGS)
+        first, path = 0, f"{out}/{split}"
+        with open(f"{path}.bin", "wb") as tokens, open(f"{path}.idx", "wb") as starts, \
+                open(f"{path}.doc", "wb") as places:
             for base in bases:
                 jobs.numbers(base, f"{split}.bin", np.uint8).tofile(tokens)
-                (jobs.numbers(base, f"{split}.idx", "<i8") + counts["tokens"]).tofile(starts)
-                jobs.numbers(base, f"{split}.doc", "<i8").tofile(where)
-                for fact, n in jobs.facts(base)[split].items():
-                    counts[fact] += n
-        counts["sha256"] = config.sha256(f"{path}.bin")
-    for base in bases:
-        result["tokens_by_language"].update(jobs.facts(base)["tokens_by_language"])
-    result["tokens_by_language"] = dict(result["tokens_by_language"].most_common())
-    return result
+                (jobs.numbers(base, f"{split}.idx", "<i8") + first).tofile(starts)
+                jobs.numbers(base, f"{split}.doc", "<i8").tofile(places)
+                first += jobs.facts(base)[split]["tokens"]
+        total[split]["sha256"] = config.sha256(f"{path}.bin")
+    total["tokens_by_language"] = dict(Counter(total["tokens_by_language"]).most_common())
+    return total

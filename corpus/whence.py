@@ -22,10 +22,10 @@ def read_documents(rows, step):
     Steps are counted from 1, tokens within the document."""
     numbers = np.arange(data.rows_before(step - 1, rows.run), data.rows_before(step, rows.run))
     for row, (s, epoch, window) in enumerate(np.stack(rows.windows(numbers)).T.tolist()):
-        name, tokens = rows.sources[s], len(rows.train[s].tokens)
-        folder = f"{rows.folder}/tokens/{name}/train"
-        starts = np.memmap(f"{folder}.idx", "<i8", "r")
-        places = np.memmap(f"{folder}.doc", "<i8", "r").reshape(-1, 2)
+        name = rows.sources[s]
+        tokens = len(rows.train[s].tokens)
+        starts = np.memmap(f"{rows.folder}/tokens/{name}/train.idx", "<i8", "r")
+        places = np.memmap(f"{rows.folder}/tokens/{name}/train.doc", "<i8", "r").reshape(-1, 2)
         first, end = window * rows.T, min((window + 1) * rows.T + 1, tokens)
         for d in range(np.searchsorted(starts, first, "right") - 1, np.searchsorted(starts, end)):
             with open(f"{rows.folder}/corpus/{name}/{places[d, 0]:05}.jsonl", "rb") as f:
@@ -42,12 +42,9 @@ def steps_asked(text, last, path):
     steps = range(0)
     if first.isdecimal() and (end if colon else first).isdecimal():
         steps = range(int(first), int(end) if colon else int(first) + 1)
-    if not steps or steps[0] < 1:
-        raise ValueError(f"{text}: give step=NUMBER, counted from 1 as in the log, or step=FIRST:END "
-                         "with the end excluded")
-    if steps[-1] > last:
-        way = f"give a step from 1 to {last:,}" if last else "train it first"
-        raise ValueError(f"{text}: {path} has read {last:,} steps so far; {way}")
+    if not steps or steps[0] < 1 or steps[-1] > last:
+        raise ValueError(f"{text}: {path} has read {last:,} steps so far; give step=NUMBER, counted from 1, "
+                         "or step=FIRST:END with the end excluded")
     return steps
 
 
@@ -55,7 +52,7 @@ def main():
     ap = config.Parser(__doc__)
     ap.add_argument("command", choices=["whence"])
     ap.add_argument("run", help="runs/NAME")
-    ap.add_argument("step", help="step=NUMBER or step=FIRST:END, as the log counts them")
+    ap.add_argument("step", help="step=NUMBER or step=FIRST:END")
     ap.add_argument("--json", action="store_true", help="a JSON line for each document, its text included")
     args = ap.parse_args()
     run = checkpoint.open_run(args.run)
@@ -66,15 +63,15 @@ def main():
     steps = steps_asked(args.step, max([0, *(record["step"] for record in run.records())]), run.path)
     licences, tokens = Counter(), defaultdict(Counter)      # {licence: tokens}, {source: {document: tokens}}
     for step in steps:
-        for row, name, epoch, at, stop, d in read_documents(rows, step):
+        for row, name, epoch, at, end, d in read_documents(rows, step):
             licence = d.get("licence", "no licence named")
-            tokens[name][d["id"]] += stop - at
-            licences[licence] += stop - at
+            tokens[name][d["id"]] += end - at
+            licences[licence] += end - at
             if args.json:
-                facts = {"step": step, "row": row, "epoch": epoch, "tokens": [at, stop], **d}
+                facts = {"step": step, "row": row, "epoch": epoch, "tokens": [at, end], **d}
                 print(json.dumps(facts, ensure_ascii=False))
             else:
-                print(f"step {step}  row {row:4}  {name}/{d['id']}  tokens {at}:{stop}  epoch {epoch}  "
+                print(f"step {step}  row {row:4}  {name}/{d['id']}  tokens {at}:{end}  epoch {epoch}  "
                       f"{d.get('lang', '')}  {licence}  {d.get('url', '')}".rstrip())
     if not args.json:
         found = [f"{name} {len(ids)} ({ids.total():,} tokens)" for name, ids in tokens.items()]

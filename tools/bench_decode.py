@@ -14,8 +14,8 @@ import sys
 import time
 import types
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(1, f"{sys.path[0]}/tests")
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT, f"{ROOT}/tests"]
 import torch
 
 import config
@@ -23,7 +23,6 @@ import sample
 from generate import Draw, generate
 from model import Transformer, count, init
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SHAPES = {"15M": (288, 6, 6, 768), "110M": (768, 12, 12, 2048)}         # width, layers, heads, MLP
 VOCAB = 32_000
 TOKENIZER = types.SimpleNamespace(vocab=VOCAB, ends=set())
@@ -75,7 +74,7 @@ def limit(model):
 
 
 def measure(ways, prompts, n, rounds):
-    """({name: what it wrote}, {name: median seconds}), interleaved; all run once before, to compile."""
+    """({name: what it wrote}, {name: median seconds}); all run once before, to compile."""
     first = {name: way(prompts, n) for name, way in ways.items()}
     seconds = {name: [] for name in ways}
     for _ in range(rounds):
@@ -86,17 +85,10 @@ def measure(ways, prompts, n, rounds):
     return first, {name: statistics.median(s) for name, s in seconds.items()}
 
 
-def same_tokens(name, first):
-    """Whether float32 wrote what transformers wrote, in words."""
-    if "limit" in name or "bfloat16" in name:
-        return ""
-    return "   the same tokens" if first[name] == first[THEIRS] else "   OTHER TOKENS"
-
-
 def compare(shape, args, generator):
     model = random_model(shape)
-    print(f"{shape}: {count(model):,} parameters, {args.threads} threads, greedy, {args.tokens} tokens, "
-          f"median of {args.rounds} interleaved rounds", flush=True)
+    print(f"{shape}: {count(model):,} parameters, {torch.get_num_threads()} threads, greedy, "
+          f"{args.tokens} tokens, median of {args.rounds} interleaved rounds", flush=True)
     ways = {THEIRS: theirs(model), "eager float32": ours(model, False),
             "compiled float32": ours(random_model(shape), True),
             "compiled bfloat16": ours(random_model(shape, torch.bfloat16), True)}
@@ -105,8 +97,9 @@ def compare(shape, args, generator):
         measured = {**ways, "limit float32": limit(model)} if batch == 1 else ways
         first, seconds = measure(measured, prompts, args.tokens, args.rounds)
         for name, s in seconds.items():
+            same = "the same tokens" if first[name] == first[THEIRS] else ""
             print(f"  rows: {batch}  {name:22} {batch * args.tokens / s:8.0f} tokens/s   "
-                  f"{seconds[THEIRS] / s:5.2f}x{same_tokens(name, first)}", flush=True)
+                  f"{seconds[THEIRS] / s:5.2f}x   {same}", flush=True)
     prompts = torch.randint(3, VOCAB, (1, 512), generator=generator).tolist()
     _, seconds = measure(ways, prompts, 1, 2 * args.rounds)
     for name, s in seconds.items():
@@ -115,15 +108,12 @@ def compare(shape, args, generator):
 
 
 def main():
-    number = config.number
     ap = config.Parser(__doc__)
     ap.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    ap.add_argument("--batches", nargs="+", type=number(1, 1000), default=[1, 8])
-    ap.add_argument("--tokens", type=number(1, 2000), default=200)
-    ap.add_argument("--rounds", type=number(1, 1000), default=5)
-    ap.add_argument("--threads", type=number(1, 1000), default=2)
+    ap.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    ap.add_argument("--tokens", type=int, default=200)
+    ap.add_argument("--rounds", type=int, default=5)
     args = ap.parse_args()
-    torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(0)
     for shape in args.shapes:
         compare(shape, args, generator)

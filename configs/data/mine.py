@@ -2,8 +2,8 @@
 their own.
 
     cp configs/data/mine.py configs/data/notes.py       # then change it
-    python prepare.py configs/data/mine.py
-    python train.py configs/bloom.py data.name=mine run.name=mine
+    python prepare.py configs/data/mine.py              # makes data/small
+    python train.py configs/bloom.py data.name=small run.name=small
 
 A source is what has one origin and one licence. corpus/recipe.py lists all that can be said of it.
 """
@@ -12,7 +12,7 @@ from corpus.recipe import Corpus, Source, Tokenizer
 
 def config():
     english = Source(
-        name="english",                     # data/mine/tokens/english
+        name="english",                     # data/small/tokens/english
         path="samples/en.txt",              # files, folders or globs, seen from where the command runs
         split=200,                          # cut into documents at a blank line after 200 characters
         lang="en",                          # rules and thresholds are those of this language
@@ -26,4 +26,4 @@ def config():
         licence="CC0-1.0",
         near="minhash",                     # near duplicates are dropped
         weight=0.4)
-    return Corpus("mine", [english, others], Tokenizer("bpe", vocab=600))
+    return Corpus("small", [english, others], Tokenizer("bpe", vocab=600))
