@@ -66,8 +66,8 @@ def seal(folder, state):
         files += [os.path.relpath(os.path.join(at, name), folder) for name in names]
     files.sort()
     same_everywhere = parallel.total(len(files)) == len(files) * parallel.place()[1]
-    facts = read_back(folder, files) if same_everywhere else [[0]]
-    if not all(size for size, *_ in facts):
+    facts = read_back(folder, files) if same_everywhere else []
+    if not facts or not all(size for size, _ in facts):
         raise OSError("not every process can read back every file: runs/ must be on a file system they share")
     parallel.once(lambda: config.write_json(f"{folder}/done", dict(zip(files, facts))))
 
@@ -107,7 +107,9 @@ def prune(run, keep, losses, newest):
     for step in there[:-keep]:
         if step != best:
             os.remove(f"{run}/checkpoints/{step:07d}/done")
-            shutil.rmtree(f"{run}/checkpoints/{step:07d}")
+    for name in os.listdir(f"{run}/checkpoints"):
+        if name.isdigit() and int(name) < newest and not os.path.exists(f"{run}/checkpoints/{name}/done"):
+            shutil.rmtree(f"{run}/checkpoints/{name}")         # deleted now, or half saved, or half deleted
 
 
 # ---- read ----

@@ -24,8 +24,8 @@ def permuted(i, n, key):
     """Number `i` (an array of ints below n) of a random order of 0 ... n-1. The order is computed, not
     stored.
 
-    A Feistel network permutes the next power of four above n; numbers that land outside [0, n) go through it
-    again (Black and Rogaway 2002). `key` is a tuple of ints, hashed into the round keys.
+    A Feistel network permutes the smallest power of four that is not below n; numbers that land outside [0,
+    n) go through it again (Black and Rogaway 2002). `key` is a tuple of ints, hashed into the round keys.
     """
     half = max(1, math.ceil(math.log2(max(n, 2)) / 2))
     mask = np.uint64(2 ** half - 1)
@@ -82,7 +82,8 @@ class Split:
     """One source's token file as windows of T tokens, each with the token after it. The last window is filled
     up with IGNOREd targets."""
     def __init__(self, path, dtype, tokens, T):
-        size, wanted = os.path.getsize(path) if os.path.exists(path) else 0, tokens * np.dtype(dtype).itemsize
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        wanted = tokens * np.dtype(dtype).itemsize
         if size != wanted:
             raise ValueError(f"{path} has {size:,} bytes where the manifest says {wanted:,}; "
                              "delete its data folder and prepare it again")
@@ -153,9 +154,9 @@ class Rows:
         if c not in self.cycles:
             sources = np.repeat(np.arange(len(self.quota)), self.quota)
             sources = np.random.default_rng([self.run.seed, c]).permutation(sources)
-            rank = np.empty(CYCLE, np.int64)
-            rank[np.argsort(sources, kind="stable")] = np.concatenate([np.arange(q) for q in self.quota])
-            self.cycles = {k: v for k, v in self.cycles.items() if k == c - 1} | {c: (sources, rank)}
+            nth = np.empty(CYCLE, np.int64)
+            nth[np.argsort(sources, kind="stable")] = np.concatenate([np.arange(q) for q in self.quota])
+            self.cycles = {k: v for k, v in self.cycles.items() if k == c - 1} | {c: (sources, nth)}
         return self.cycles[c]
 
     def where(self, rows):
@@ -163,10 +164,10 @@ class Rows:
         source, number = np.empty((2, len(rows)), np.int64)
         cycle, slot = np.divmod(rows, CYCLE)
         for c in np.unique(cycle).tolist():
-            sources, rank = self.cycle(c)
+            sources, nth = self.cycle(c)
             at = cycle == c
             source[at] = sources[slot[at]]
-            number[at] = c * self.quota[source[at]] + rank[slot[at]]
+            number[at] = c * self.quota[source[at]] + nth[slot[at]]
         return source, number
 
     def windows(self, rows):
@@ -177,11 +178,13 @@ class Rows:
         epoch, window = np.divmod(number, np.maximum(n, 1))
         for s, e in set(zip(source.tolist(), epoch.tolist())):
             at = (source == s) & (epoch == e)
+            # 2: another number would be another order
             window[at] = permuted(window[at], self.train[s].windows, (self.run.seed, 2, s, e))
         return source, epoch, window
 
     def rows(self, step, rank=0, world=1):
-        """What process `rank` of `world` reads in `step`: (x, y, which, valid).
+        """What process `rank` of `world` reads in `step`, counted from 0: (x, y, which, valid). The log
+        counts from 1.
 
         x, y are two (B, T) int64 arrays; B is the same on each process, and where the rows do not divide, the
         last processes get rows without a target. `which` (rows of the whole step, 3) names them: (source,
@@ -204,7 +207,7 @@ class Rows:
         return x, y
 
     def seen(self, step):
-        """{source: (tokens read before `step`, epochs)} without reading anything."""
+        """{source: (tokens of its rows before `step`, epochs)}, padding and left-out steps included."""
         full, rest = divmod(rows_before(step, self.run), CYCLE)
         counts = full * self.quota + np.bincount(self.cycle(full)[0][:rest], minlength=len(self.sources))
         epochs = [round(int(n) / max(1, split.windows), 3) for n, split in zip(counts, self.train)]

@@ -106,7 +106,9 @@ def slide(cache, m):
 
 
 def read(model, cache, ids):
-    """Read ids (R, T); returns the logits (R, V) after the last. A full cache forgets its older half."""
+    """Read ids (R, T); returns the logits (R, V) after the last. A full cache keeps its first SINKS tokens
+    and its newer half. What does not fit at once is read in quarters, so there is always room for the next
+    part."""
     S, T = cache.k.shape[3], ids.shape[1]
     for part in ids.split(T if cache.n + T <= S else S // 4, 1):
         if cache.n + part.shape[1] > S:

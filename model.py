@@ -131,7 +131,9 @@ def cross_entropy(x, weight, targets, at_once=LOGITS):
 class LayerNorm(nn.Module):
     def __init__(self, C, eps):
         super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(C)), nn.Parameter(torch.zeros(C)), eps
+        # init() fills them
+        self.weight, self.bias = nn.Parameter(torch.empty(C)), nn.Parameter(torch.empty(C))
+        self.eps = eps
 
     def forward(self, x):
         return layer_norm(x, self.weight, self.bias, self.eps)
@@ -140,13 +142,13 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     def __init__(self, C, eps):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(C)), eps
+        self.weight, self.eps = nn.Parameter(torch.empty(C)), eps
 
     def forward(self, x):
         return rms_norm(x, self.weight, self.eps)
 
 
-class GELU(nn.Module):
+class GeluMLP(nn.Module):
     """C -> width -> C; the width is 4C in the paper."""
     def __init__(self, C, width, bias):
         super().__init__()
@@ -156,7 +158,7 @@ class GELU(nn.Module):
         return self.down(gelu(self.up(x)))
 
 
-class SwiGLU(nn.Module):
+class SwiGluMLP(nn.Module):
     """down(silu(gate x) * up x)"""
     def __init__(self, C, width, bias):
         super().__init__()
@@ -168,7 +170,7 @@ class SwiGLU(nn.Module):
 
 
 NORM = {"layer": LayerNorm, "rms": RMSNorm}
-MLP = {"gelu": GELU, "swiglu": SwiGLU}
+MLP = {"gelu": GeluMLP, "swiglu": SwiGluMLP}
 
 
 def mlp_width(kind, C):
@@ -198,7 +200,8 @@ class Attention(nn.Module):
             keys[:, :, n:n + T], values[:, :, n:n + T] = k, v
             k, v = keys[:, :, :n + T], values[:, :, :n + T]                 # (B, K, S, D)
         y = attention(q, k, v, mask, scale=self.D ** -0.5)
-        return self.out(y[..., :self.D].transpose(1, 2).reshape(B, T, C))
+        y = y[..., :self.D]                     # without the coordinates that alibi() adds
+        return self.out(y.transpose(1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
@@ -237,7 +240,8 @@ class Transformer(nn.Module):
     def forward(self, ids, targets=None, cache=None, last=False):
         """(B, T) ids to (B, T, V) logits, or those of the `last` token. With targets (B, T): their summed
         loss."""
-        n, T = cache.n if cache else 0, ids.shape[1]
+        T = ids.shape[1]
+        n = cache.n if cache else 0
         pos, mask = places(n, T, cache.pad if cache else None, ids.device)
         x = self.embed_norm(self.embed(ids)).float()                # the residual stream is float32
         for i, block in enumerate(self.blocks):
@@ -311,7 +315,7 @@ def init(model, seed, local_rows=lambda p: (p, 0)):
             if getattr(m, "residual", False):
                 std /= math.sqrt(2 * model.cfg.layers)
             fill(*local_rows(m.weight), m.weight.shape, std, f"{seed} {name}")
-        elif isinstance(m, (LayerNorm, RMSNorm)):
+        elif isinstance(m, (LayerNorm, *NORM.values())):
             m.weight.fill_(1)
         if getattr(m, "bias", None) is not None:
             m.bias.zero_()

@@ -1,4 +1,5 @@
-"""The only file that knows there can be several processes. At one process its functions do nothing.
+"""Everything between processes. Other files ask place() and total(); at one process nothing is shared or
+sent.
 
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
 
@@ -40,14 +41,14 @@ def choose_device(machine):
     `machine`."""
     best = next(device for device, there in devices().items() if there)
     device = best if machine.device == "auto" else check_device(machine.device)
-    fast, name = False, device
+    bf16, name = False, device
     if device == "cuda":
-        fast, name = torch.cuda.is_bf16_supported(), torch.cuda.get_device_name()
+        bf16, name = torch.cuda.is_bf16_supported(), torch.cuda.get_device_name()
     elif device == "cpu":
-        fast, name = torch.ops.mkldnn._is_mkldnn_bf16_supported(), f"cpu, {torch.get_num_threads()} threads"
+        bf16, name = torch.ops.mkldnn._is_mkldnn_bf16_supported(), f"cpu, {torch.get_num_threads()} threads"
     if machine.dtype != "auto":
-        fast = machine.dtype == "bfloat16"
-    return device, torch.bfloat16 if fast else None, f"{name}, {'bfloat16' if fast else 'float32'} products"
+        bf16 = machine.dtype == "bfloat16"
+    return device, torch.bfloat16 if bf16 else None, f"{name}, {'bfloat16' if bf16 else 'float32'} products"
 
 
 def can_compile(device):
@@ -110,7 +111,9 @@ def alongside(program):
         lost = isinstance(e, dist.DistError) or of_gloo
         if lost:
             message = f"another process is lost, see what it says; torchrun --max-restarts goes on: {message}"
-        if not dist.is_initialized() or isinstance(e, RuntimeError) and not lost:
+        if isinstance(e, RuntimeError) and not lost:
+            raise                       # a bug, or no memory: main() knows
+        if not dist.is_initialized():
             raise OSError(message) if lost else e
     if dist.is_initialized():
         if message:

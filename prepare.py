@@ -119,7 +119,7 @@ def assemble(out, plan, made, tokenized, report, input_bytes):
         dropped = sum((Counter(stage["dropped"]) for stage in report[name].values()), Counter())
         manifest["sources"][name] = {
             "weight": source.weight, "licence": source.licence, "held_out": plan.limits[name],
-            **{key: facts[key] for key in stages.LANGUAGES}, "dropped": dict(dropped),
+            **{key: facts[key] for key in stages.COUNTED}, "dropped": dict(dropped),
             **tokens.join_tokens(f"{out}/tokens/{name}", tokenized[name])}
     bases = []
     for by_source in made.values():

@@ -8,7 +8,7 @@
 Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop
 saves at the end of the step. train(), near the end of this file, is the loop; what it uses stands above it.
 
-Letters: B rows in a micro-batch   T tokens
+Letters: B rows   T tokens
 """
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ def lr_at(tokens, o, total):
 def adamw(model, o):
     """AdamW; weight decay on matrices, the embedding included, not on biases and norms (both papers)."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": o.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
 
@@ -71,8 +71,9 @@ def gradients(model, x, y, valid, micro, precision):
 
 
 def flops_per_token(m, parameters):
-    """Training FLOPs per token: 6 per parameter in a product, and attention's scores over a whole row of
-    `context` keys. An untied embedding is only looked up; a tied one is also the head."""
+    """Training FLOPs per token: 6 per parameter in a product; and for each key of a row 12 C per layer:
+    scores and weighted sums, 2 C each, three times for forward and backward. An untied embedding is only
+    looked up."""
     multiplied = parameters if m.tied else parameters - m.vocab * m.dim
     return 6 * multiplied + 12 * m.layers * m.dim * m.context
 
@@ -80,14 +81,14 @@ def flops_per_token(m, parameters):
 @torch.no_grad()
 def validate(model, rows, run, micro, device, precision, asked=lambda: False):
     """{"loss" in nats per token, "bits_per_byte", "mix", "sources": {name: the same two}} of the validation
-    split. "mix" is the loss if the sources had their shares of the training rows. None if `asked()` says
-    stop."""
+    split. "loss" weighs the sources by their size, "mix" by their shares of the training rows. None if
+    `asked()` says stop."""
     rank, world = parallel.place()
     sources, nats, tokens, size = {}, 0.0, 0, 0.0
     for name, split, in_file in zip(rows.sources, rows.val, rows.val_bytes):
         windows = min(split.windows, run.eval_rows or split.windows)
         B = max(1, min(micro, math.ceil(windows / world)))
-        here = 0.0
+        mine = 0.0
         for first in range(rank * B, windows + rank * B, B * world):        # as often on every process
             parallel.at(f"evaluating {name}: reading rows")
             x, y = rows.read([(split, w) for w in range(first, min(first + B, windows))], B)
@@ -95,13 +96,13 @@ def validate(model, rows, run, micro, device, precision, asked=lambda: False):
             if asked():
                 return None
             with precision():
-                here += model(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)).item()
+                mine += model(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)).item()
         n = min(windows * split.T, max(0, len(split.tokens) - 1))
         if n:
-            here = float(parallel.total(here))
+            all_nats = float(parallel.total(mine))
             read = in_file * n / (len(split.tokens) - 1)                    # bytes of the part that was read
-            sources[name] = {"loss": here / n, "bits_per_byte": here / math.log(2) / read}
-            nats, tokens, size = nats + here, tokens + n, size + read
+            sources[name] = {"loss": all_nats / n, "bits_per_byte": all_nats / math.log(2) / read}
+            nats, tokens, size = nats + all_nats, tokens + n, size + read
     if not tokens:
         raise ValueError(f"{rows.folder} has an empty validation split; add text and prepare it again")
     shares = {name: float(share) for name, share in zip(rows.sources, rows.weights) if name in sources}
@@ -152,13 +153,13 @@ class Training:
     device: str
     precision: object               # a function that makes the context in which products are computed
     log: checkpoint.Log
-    step: int                       # steps done
+    step: int                       # the step that is being done, or the last one done
     steps: int                      # steps of the whole run
     skipped: list                   # steps whose loss or gradient was not finite
     saved: int | None               # step of the newest whole checkpoint
 
     def tokens(self):
-        """Tokens read in the steps done."""
+        """Tokens read up to the end of `step`."""
         return data.rows_before(self.step, self.cfg.run) * self.cfg.model.context
 
 
@@ -248,8 +249,8 @@ class Stop:
         return bool(self.signals) or parallel.place()[0] == 0 and os.path.exists(self.file)
 
     def anywhere(self):
-        """Whether any process was asked. A signal may reach one of them a step earlier: they stop when all
-        know."""
+        """Whether any process was asked. A signal may reach one process only, so they add up what each knows
+        and stop after the same step."""
         return bool(parallel.total(self.here()))
 
 
@@ -319,11 +320,11 @@ def save(t):
     parallel.at(f"step {t.step}: saving")
     try:
         checkpoint.save(t.folder, t.step, t.model, t.optimizer, {"tokens": t.tokens(), "skipped": t.skipped})
+        t.saved = t.step
+        parallel.once(lambda: checkpoint.prune(t.folder, t.cfg.machine.keep, t.log.losses(), t.step))
     except OSError as e:
         print(f"warning: {e}; the run goes on, earlier checkpoints are intact", flush=True)
         return e
-    t.saved = t.step
-    parallel.once(lambda: checkpoint.prune(t.folder, t.cfg.machine.keep, t.log.losses(), t.step))
     return None
 
 
@@ -346,7 +347,7 @@ def finish(t, stop, error):
 # ---- the loop ----
 
 def train(cfg, after=lambda training: None):
-    """The whole run. `after(training)` is called when it has begun, and after every step: tests use it."""
+    """The whole run. `after(training)` is called when it has begun and after every step: tests use it."""
     t = begin(cfg)
     r, machine = cfg.run, cfg.machine
     if t.step >= t.steps:
@@ -385,7 +386,8 @@ def train(cfg, after=lambda training: None):
         loss = gradients(t.model, x, y, valid, machine.micro, t.precision)
         norm = float(parallel.clip(t.model, cfg.optim.clip))
         parallel.at(f"step {t.step}: updating")
-        loss, stopping = parallel.total([float(loss), stop.here()]).tolist()
+        loss, asked = parallel.total([float(loss), stop.here()]).tolist()   # one sum for both
+        stopping = asked > 0
         finite = math.isfinite(loss) and math.isfinite(norm)        # all processes know the same numbers
         lr = lr_at(t.tokens(), cfg.optim, r.tokens)
         if finite:

@@ -47,7 +47,7 @@ def origins(manifest):
     for source in manifest["settings"]["sources"]:
         facts = manifest["sources"].get(source["name"])
         if facts:
-            licences = [f"{name} ({n:,})" for name, n in Counter(facts["licences"]).most_common(8)]
+            licences = [f"{name} ({n:,})" for name, n in Counter(facts["licences"]).most_common()]
             rows.append([source["name"], ", ".join(licences), source["permission"], source["custodian"],
                          source["origin"] or source["url"]])
     head = ["source", "licence (documents)", "permission", "custodian", "origin"]

@@ -17,7 +17,7 @@ from corpus import clean, dedup, jobs, models, sources
 from corpus.text import place
 
 SHOWN = 1000            # dropped documents written out per reason, and characters of each; counts are exact
-LANGUAGES = ("bytes_by_language", "documents_by_language", "licences")
+COUNTED = ("bytes_by_language", "documents_by_language", "licences")
 # What repeats() and near() write for a document is an index of this list
 REASONS = [None, "removed", "duplicate", "near_duplicate", *clean.KEYS]
 
@@ -75,7 +75,7 @@ def is_removed(document, source, names):
 
 def begin_facts(part, **more):
     part.facts = {"in": 0, "kept": 0, "bytes": 0, "dropped": Counter(), "lowest": 1.0, **more}
-    part.facts |= {name: Counter() for name in LANGUAGES}
+    part.facts |= {name: Counter() for name in COUNTED}
     part.file("jsonl")
 
 

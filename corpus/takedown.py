@@ -49,7 +49,7 @@ def write_again(plan, out, new, name, facts):
         plan.limits[name] = facts["held_out"]
         made = plan.run_parts("tokens", f"tokenizing {name}", tokens.tokenize_part, written)
         facts |= tokens.join_tokens(f"{new}/tokens/{name}", made[name])
-        facts |= {key: left[key] for key in stages.LANGUAGES}
+        facts |= {key: left[key] for key in stages.COUNTED}
         facts["dropped"] = dict(Counter(facts["dropped"]) + Counter(left["dropped"]))
         os.makedirs(f"{new}/corpus/{name}")
         for number, base in enumerate(written[name]):
