@@ -140,16 +140,22 @@ def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, 
     generator of its own, so it gets the same text alone and in a batch. There are two exceptions: all rows
     slide when the longest is full, and bfloat16 products of other sizes round differently.
     """
+    weight, longest = model.embed.weight, max(map(len, prompts))
+    S = min(cache_limit(model.cfg, longest + tokens, window), longest + tokens)
+    pad = torch.tensor([longest - len(p) for p in prompts], device=weight.device)
+    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=weight.device)
+    try:
+        cache = Cache(model.cfg, len(prompts), S, pad if pad.any() else None, weight.device, weight.dtype)
+        logits = read(model, cache, ids)
+        if samples > 1:                                 # a prompt is read once for all its samples
+            each = torch.arange(len(prompts)).repeat_interleave(samples)
+            cache, logits = copy_rows(cache, each.to(weight.device), S), logits[each]
+    except RuntimeError as e:
+        raise ValueError(f"no memory for {len(prompts) * samples} texts of {S:,} tokens ({e})") from e
     rows = [list(p) for p in prompts for _ in range(samples)]
     generators = [torch.Generator().manual_seed(seed + r % samples) for r in range(len(rows))]
-    weight, longest = model.embed.weight, max(map(len, rows))
-    S = min(cache_limit(model.cfg, longest + tokens, window), longest + tokens)
-    pad = torch.tensor([longest - len(row) for row in rows], device=weight.device)
-    cache = Cache(model.cfg, len(rows), S, pad if pad.any() else None, weight.device, weight.dtype)
-    ids = [[0] * (longest - len(row)) + row for row in rows]
     going = set(range(len(rows)))
-    for _ in range(tokens):
-        logits = read(model, cache, torch.tensor(ids, device=weight.device))
+    for n in range(tokens):
         for r in sorted(going):
             own = logits[r, :tokenizer.vocab]           # the embedding may have more rows: they mean nothing
             i = choose(own, draw, generators[r], rows[r])
@@ -159,9 +165,9 @@ def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, 
             else:
                 yield r, i, own
         going.difference_update(ended)
-        if not going:
+        if not going or n + 1 == tokens:
             return
-        ids = [row[-1:] for row in rows]
+        logits = read(model, cache, torch.tensor([row[-1:] for row in rows], device=weight.device))
 
 
 # ---- text ----
