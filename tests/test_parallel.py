@@ -214,7 +214,7 @@ def test_a_process_that_hangs_is_named_after_the_time_out(cut, tmp_path, monkeyp
     assert p.wait() == 1 and named, out
 
 
-def test_sigterm_to_every_process_saves_and_exits_0(cut, tmp_path, monkeypatch):
+def test_sigterm_to_one_process_stops_all_of_them_after_the_same_step(cut, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
     more = ("run.tokens=384000", "machine.save_every=9999", "run.eval_every=9999")
@@ -223,11 +223,10 @@ def test_sigterm_to_every_process_saves_and_exits_0(cut, tmp_path, monkeypatch):
         if line.startswith("step ") and "norm" in line:
             both = workers(p.pid)
             assert len(both) == 2
-            for pid in both:
-                os.kill(pid, signal.SIGTERM)
+            os.kill(both[1], signal.SIGTERM)
             break
     rest = p.stdout.read()
-    assert p.wait() == 0 and "stopped by SIGTERM after step" in rest, rest
+    assert p.wait() == 0 and re.search("stopped by .* after step", rest), rest
     assert len(checkpoint.steps("runs/term")) == 1
 
 
@@ -235,7 +234,7 @@ def test_a_group_that_does_not_divide_the_processes_is_refused(cut, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
     out = launch(2, [arguments("bloom", "x", "machine.shard=3")], code=1)
-    words = r"error: rank [01]: machine.shard=3 does not divide 2 processes; use a divisor of 2, or none"
+    words = r"error: rank [01]: machine.shard=3 does not divide 2 processes; use a divisor, or none"
     assert re.search(words, out) and "]: Traceback" not in out, out
 
 
