@@ -71,18 +71,17 @@ def gradients(model, x, y, valid, micro, precision):
 
 
 def flops_per_token(m, parameters):
-    """Training FLOPs per token: 6 per parameter in a product; and for each key of a row 12 C per layer:
-    scores and weighted sums, 2 C each, three times for forward and backward. An untied embedding is only
-    looked up."""
+    """Training FLOPs per token: 6 per parameter in a product; for each key 12 C per layer: scores and
+    weighted sums, forward and backward. An untied embedding is only looked up."""
     multiplied = parameters if m.tied else parameters - m.vocab * m.dim
     return 6 * multiplied + 12 * m.layers * m.dim * m.context
 
 
 @torch.no_grad()
 def validate(model, rows, run, micro, device, precision, asked=lambda: False):
-    """{"loss" in nats per token, "bits_per_byte", "mix", "sources": {name: the same two}} of the validation
-    split. "loss" weighs the sources by their size, "mix" by their shares of the training rows. None if
-    `asked()` says stop."""
+    """{"loss" in nats per token, "bits_per_byte", "mix", "sources": {name: the first two}} of the validation
+    split. "loss" weighs the sources by size, "mix" by their shares of the training rows. None if `asked()`
+    says stop."""
     rank, world = parallel.place()
     sources, nats, tokens, size = {}, 0.0, 0, 0.0
     for name, split, in_file in zip(rows.sources, rows.val, rows.val_bytes):
@@ -301,7 +300,7 @@ def report_step(t, speed, which, loss, norm, lr):
 
 
 def report_bad_step(t, which, loss, norm):
-    """Log and print a step whose loss or gradient is not finite. Too many of them in a row stop the run."""
+    """Log and print a step that is not finite; too many of them in a row stop the run."""
     t.skipped.append(t.step)
     names = [(t.rows.sources[s], epoch, window) for s, epoch, window in which[:8].tolist()]
     line = (f"loss {loss}, gradient norm {norm}: not finite, no update. "
@@ -316,7 +315,7 @@ def report_bad_step(t, which, loss, norm):
 
 
 def save(t):
-    """Write a checkpoint and delete older ones. If that fails the run goes on; returns the error, or None."""
+    """Write a checkpoint and delete older ones; returns the error if that fails: the run goes on."""
     parallel.at(f"step {t.step}: saving")
     try:
         checkpoint.save(t.folder, t.step, t.model, t.optimizer, {"tokens": t.tokens(), "skipped": t.skipped})
@@ -329,7 +328,7 @@ def save(t):
 
 
 def finish(t, stop, error):
-    """The last lines of a run that has ended or was stopped; `error` is that of its last save."""
+    """The last lines of a run; `error` is that of its last save."""
     parallel.once(lambda: os.path.exists(stop.file) and os.remove(stop.file))
     if error:
         raise OSError(f"{error}; make room, or see what is wrong, and run the same command again")

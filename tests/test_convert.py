@@ -450,7 +450,7 @@ def test_the_card_says_what_the_run_knows(trained):
     for words in (f"Training loss at step 100: {loss:.4f}", "| validation at step 100 |",
                   f"| all | {round(val['loss'], 4)} |", "| optim.lr | 0.01 |", "12,800 tokens in 100",
                   f"| fr | {round(fr['loss'], 4)} | {round(fr['bits_per_byte'], 4)} |",
-                  "| fr | unknown | public |", "| model.tied | True |", "| run.seed | 42 |", "| fr | 6,",
+                  "| fr | unknown (", "| model.tied | True |", "| run.seed | 42 |", "| fr | 6,",
                   "| of100 | 1 so | 0 | 64 | 9 | sum | 0.25 | 0.5 |", "| of100 | 2 why? |",
                   "ids `[2]`", "## Limits", "## Licence\n\ncc-by-4.0"):
         assert words in card, words

@@ -407,7 +407,7 @@ SOURCE, CORPUS, TOKENIZER = (lambda c: c.sources[0]), (lambda c: c), (lambda c: 
     (SOURCE, "permission", "Gated", "source a: permission='Gated' must be one of public, gated, asked"),
     (SOURCE, "path", None, "source a has neither path nor url"),
     (SOURCE, "name", "b", "two sources are named b"),
-    (SOURCE, "path", "no/*.txt", "source a, which comes from the moon: there is no file"),
+    (SOURCE, "path", "no/*.txt", "source a, which comes from the moon: there is no no"),
     (SOURCE, "permission", "gated", r"gated by its custodian \(the moon\): read its terms, then .* accept=a"),
     (SOURCE, "clean", ["pii", "ccnet_lines"], "source a: in clean, .* come first"),
     (SOURCE, "clean", "osar", "unknown rule 'osar'"), (SOURCE, "sha256", ["0"], "0 url and 1 sha256"),
