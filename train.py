@@ -6,7 +6,7 @@
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # docs/launch.md has the rest
 
 Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop
-saves at the end of the step. train(), near the end of this file, is the loop; what it uses stands above it.
+saves at the end of the step. train(), near the end, is the loop; what it uses stands above it.
 
 Letters: B rows   T tokens
 """
@@ -29,7 +29,7 @@ import parallel
 from model import Transformer, count, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# dense bfloat16 FLOP/s, and the memory in 10^9 bytes with which it is sold; from the data sheets
+# dense bfloat16 FLOP/s, and the memory sizes sold in 10^9 bytes, from the data sheets
 GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 80), "H100": (989e12, 80),
         "H200": (989e12, 141), "B200": (2250e12, 180)}
 
