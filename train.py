@@ -29,7 +29,7 @@ import parallel
 from model import Transformer, count, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# dense bfloat16 FLOP/s, and the memory sizes sold in 10^9 bytes, from the data sheets
+# dense bfloat16 FLOP/s, memory in GB as sold; from the data sheets
 GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 80), "H100": (989e12, 80),
         "H200": (989e12, 141), "B200": (2250e12, 180)}
 

@@ -4,8 +4,8 @@
 
 prints (None, 'word_count', {}): the rule word_count dropped it. A rule takes (text, row); `row` has the
 thresholds of the text's language. It returns the text, changed or not, or None to drop the document. RECIPES
-lists the rules in the papers' orders. Thresholds and word lists are in corpus/rules, for fluent speakers to
-read and edit: "no one-size filtering" (BLOOM, section 3.1) is a row for each language and one for the rest.
+has the papers' orders. Thresholds and word lists are in corpus/rules, for fluent speakers to
+edit: "no one-size filtering" (BLOOM, section 3.1) is a row for each language and one for the rest.
 """
 import functools
 import os
@@ -13,7 +13,6 @@ import re
 import statistics
 import tomllib
 from collections import Counter
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,23 +24,16 @@ from corpus.text import codes, ngrams, special, specials, words
 RULES_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rules")
 
 
-def entries(t):
-    """The names in a table of thresholds: {"columns", "c4", "c4.sentences", ...}. Its languages are free."""
-    found = set(t)
-    for section in found - {"columns", "languages"}:
-        found = found | {f"{section}.{name}" for name in t[section]}
-    return found
-
-
 @functools.cache
 def table(folder):
-    """thresholds.toml of a folder of rules. One that lacks an entry of ours is refused."""
+    """thresholds.toml of a folder of rules."""
     path = f"{folder}/thresholds.toml"
     with open(path, "rb") as f, config.blame(path):
         t = tomllib.load(f)
-        missing = set() if folder == RULES_FOLDER else entries(table(RULES_FOLDER)) - entries(t)
-        if missing:
-            raise ValueError(f"it needs {min(missing)}")
+        for section, entries in table(RULES_FOLDER).items() if folder != RULES_FOLDER else ():
+            missing = set(entries) - set(t[section])
+            if missing and section != "languages":
+                raise ValueError(f"it needs {section}.{min(missing)}")
         for lang, row in t["languages"].items():
             if len(row) != len(t["columns"]):
                 raise ValueError(f"the row {lang} has {len(row)} numbers for {len(t['columns'])} columns")
@@ -50,7 +42,7 @@ def table(folder):
 
 @functools.cache
 def word_list(folder, kind, lang):
-    """Set of words, or None where nobody has written a list: a rule that needs it then lets the text pass."""
+    """Set of words; None where nobody has written a list: the rule then lets the text pass."""
     path = f"{folder}/{kind}/{lang}.txt"
     if not os.path.exists(path):
         return None
@@ -60,14 +52,14 @@ def word_list(folder, kind, lang):
 
 
 class Row:
-    """What rules compare a text of one language with: its thresholds as attributes (row.min_words), its word
-    lists, the tables for all languages (row.c4["sentences"]) and the paths of the models."""
+    """What rules compare a text of one language with: thresholds (row.min_words), word lists, the tables for
+    all languages (row.c4["sentences"]), paths of models."""
     def __init__(self, lang, folder=None, models=None):
         folder = folder or RULES_FOLDER
         t = table(folder)
         self.lang, self.models = lang, models or {}
         self.short = (lang or "").lower().replace("_", "-").split("-")[0]
-        self.__dict__.update({k: v for k, v in t.items() if k not in ("columns", "languages")})
+        self.__dict__.update(t)
         self.__dict__.update(zip(t["columns"], t["languages"].get(self.short, t["languages"]["default"])))
         self.closed_words = word_list(folder, "words", self.short)
         self.flagged_words = word_list(folder, "flagged", self.short)
@@ -92,8 +84,6 @@ def bad_words(text, row):
         # signs do not count, and the letters are counted only where it matters
         return 0 < row.longest < len(word) and row.longest < len("".join(words(word)))
 
-    if not row.remove and not row.longest:
-        return text
     lines = [[w for w in line.split(" ") if not bad(w)] for line in text.split("\n")]
     return "\n".join(" ".join(line) for line in lines)
 
@@ -103,8 +93,8 @@ def word_count(text, row):
 
 
 def repeated_characters(text, n):
-    """Share of the most frequent character n-grams in all: of as many as the square root of the number of
-    different ones, and at most those that repeat."""
+    """Share of the most frequent character n-grams: as many as the square root of the number of different
+    ones, and at most those that repeat."""
     counts = np.sort(np.unique(ngrams(codes(text), n), return_counts=True)[1])[::-1]
     top = min(int(len(counts) ** 0.5), int((counts > 1).sum()))
     return counts[:top].sum() / max(1, counts.sum())
@@ -116,8 +106,8 @@ def character_repetition(text, row):
 
 def repeated_words(words, n):
     """Share of word n-grams that occur more than once. "a b a b a", n=2 -> 1.0; "a b c a b" -> 0.5"""
-    number = {}
-    ids = np.array([number.setdefault(w, len(number)) for w in words], np.uint64)
+    number = {w: i for i, w in enumerate(words)}
+    ids = np.array([number[w] for w in words], np.uint64)
     counts = np.unique(ngrams(ids, n), return_counts=True)[1]
     return counts[counts > 1].sum() / max(1, counts.sum())
 
@@ -130,25 +120,24 @@ def special_characters(text, row):
     return text if specials(codes(text)).mean() <= row.special else None
 
 
-def share_of(found, known, joined=None):
-    """Share of words in the set `known`, at most 1. Two neighbours with `joined` between count too."""
+def share_of(known, text, row):
+    """Share of words in the set `known`, at most 1. Neighbours with row.joined between count as one more."""
+    found = words(text, row.lang)
     count = sum(w in known for w in found)
-    if joined is not None:
-        count += sum(a + joined + b in known for a, b in zip(found, found[1:]))
+    if row.joined is not None:
+        count += sum(a + row.joined + b in known for a, b in zip(found, found[1:]))
     return min(1, count / max(1, len(found)))
 
 
 def closed_class(text, row):
     """Keep text with enough words of the kind to which a language adds no new ones: "the", "of", "they"."""
-    if row.closed_words is None:
-        return text
-    return text if share_of(words(text, row.lang), row.closed_words, row.joined) >= row.closed else None
+    known = row.closed_words
+    return text if known is None or share_of(known, text, row) >= row.closed else None
 
 
 def flagged(text, row):
-    if row.flagged_words is None:
-        return text
-    return text if share_of(words(text, row.lang), row.flagged_words, row.joined) <= row.flagged else None
+    known = row.flagged_words
+    return text if known is None or share_of(known, text, row) <= row.flagged else None
 
 
 def in_language(text, row, least):
@@ -161,14 +150,13 @@ def in_language(text, row, least):
 
 
 def language(text, row):
-    """Drop what the identifier takes for another language or is not sure of. Without identifier all pass."""
+    """Drop what the identifier takes for another language or is not sure of."""
     return in_language(text, row, row.language)
 
 
 def perplexity(text, row):
-    """Drop text that is improbable for a model of its language. Without a model (nan) the text stays."""
-    value = models.perplexity(text, row.short, row.models.get("perplexity"))
-    return None if value > row.perplexity else text
+    """Drop text that is improbable for a model of its language. Without a model (nan) it stays."""
+    return None if models.perplexity(text, row.short, row.models.get("perplexity")) > row.perplexity else text
 
 
 # ---- ROOTS: functions of the catalogue, chosen for each dataset by people who read it ----
@@ -196,7 +184,7 @@ def characters_300(text, row):
 
 
 def reference(text, row):
-    """Keep pages like those to which Wikipedia refers. `python -m corpus.learn quality` makes the model."""
+    """Keep pages like those to which Wikipedia refers."""
     return text if models.quality(text, row.models.get("quality")) >= row.general["reference"] else None
 
 
@@ -229,15 +217,11 @@ HEADER = re.compile(r"\A(#![^\n]*\n)?\s*(/\*.*?\*/[ \t]*\n?|<!--.*?-->[ \t]*\n?"
 def code_header(text, row):
     """Take out a first comment that speaks of copyright or licence. A line #! before it stays."""
     m = HEADER.match(text)
-    if not m or not re.search("copyright|licen[sc]e", m[2], re.I):
-        return text
-    return (m[1] or "") + text[m.end():]
+    return (m[1] or "") + text[m.end():] if m and re.search("copyright|licen[sc]e", m[2], re.I) else text
 
 
 def line_lengths(text):
-    """Longest and mean line, in characters."""
-    each = [len(line) for line in text.split("\n")]
-    return max(each), sum(each) / len(each)
+    return [len(line) for line in text.split("\n")]
 
 
 def share_of_characters(text, test):
@@ -245,24 +229,23 @@ def share_of_characters(text, test):
 
 
 def code_llama(text, row):
-    limits = row.code_llama
-    longest, mean = line_lengths(text)
-    if longest > limits["longest_line"] or mean > limits["mean_line"]:
-        return None
-    return text if share_of_characters(text, str.isalnum) >= limits["alphanumeric"] else None
+    limits, lines = row.code_llama, line_lengths(text)
+    kept = (max(lines) <= limits["longest_line"]
+            and sum(lines) / len(lines) <= limits["mean_line"]
+            and share_of_characters(text, str.isalnum) >= limits["alphanumeric"])
+    return text if kept else None
 
 
 def code_roots(text, row):
-    def inside(value, name):
+    def inside(name, value):
         least, most = row.code_roots[name]
         return least <= value <= most
 
-    tokens = [len(t) for t in text.split()]
     kept = (len(text.encode()) <= row.code_roots["bytes"]
-            and inside(line_lengths(text)[0], "longest_line")
-            and inside(len(text), "characters")
-            and inside(share_of_characters(text, special), "special")
-            and statistics.pstdev(tokens) > row.code_roots["token_length_deviation"])
+            and inside("longest_line", max(line_lengths(text)))
+            and inside("characters", len(text))
+            and inside("special", share_of_characters(text, special))
+            and statistics.pstdev(map(len, text.split())) > row.code_roots["token_length_deviation"])
     return text if kept else None
 
 
@@ -288,49 +271,38 @@ RECIPES = {         # in the papers' orders, but ROOTS masked personal informati
 # ---- rules that need the whole source: corpus/dedup.py finds what repeats ----
 
 def same_letters(document):
-    """ROOTS' dedup_document"""
     return "".join(c for c in document["text"] if not special(c))
 
 
 def same_url(document):
-    """Host and path."""
     url = document.get("url")
     return re.sub(r"^\w+://|[?#].*", "", url) if url else document["id"]
 
 
 def same_signs(document):
-    """Code: everything but white space."""
     return "".join(document["text"].split())
 
 
-class LineRule(NamedTuple):
-    """Lines that repeat in a source go. For newspapers a source is a site."""
-    characters: int         # a line must have
-    times: int              # it must occur
-    first_stays: bool
-    normalised: bool        # compared as CCNet does: lower case, digits as 0, no punctuation
-
-
-# keys of a document: of two documents with the same key the later one goes
+# of two documents with the same key the later one goes
 KEYS = {rule.__name__: rule for rule in (same_letters, same_url, same_signs)}
+# Lines that repeat in a source go; for newspapers a source is a site. The characters that a line must have,
+# the times it must occur, whether the first stays, whether lines are compared as CCNet does: in lower case,
+# digits as 0, no punctuation
 LINES = {
-    "template_lines": LineRule(15, 10, first_stays=False, normalised=False),
-    "newspaper_lines": LineRule(0, 2, first_stays=False, normalised=False),
-    "ccnet_lines": LineRule(0, 2, first_stays=True, normalised=True),
+    "template_lines": (15, 10, False, False),
+    "newspaper_lines": (0, 2, False, False),
+    "ccnet_lines": (0, 2, True, True),
 }
 
 
 def rules(names):
     """Names with recipes written out. rules(["c4", "pii_ip"]) -> ["c4_lines", "c4_document", "pii_ip"]"""
-    found = []
+    found, known = [], [*KEYS, *LINES, *RULES]
     for name in [names] if isinstance(names, str) else names:
-        if name in RECIPES:
-            found += rules(RECIPES[name])
-        elif name in RULES or name in KEYS or name in LINES:
-            found.append(name)
-        else:
+        if name not in RECIPES and name not in known:
             raise ValueError(f"unknown rule {name!r}; the recipes are {', '.join(RECIPES)}; "
-                             f"the rules are {', '.join([*KEYS, *LINES, *RULES])}")
+                             f"the rules are {', '.join(known)}")
+        found += rules(RECIPES[name]) if name in RECIPES else [name]
     return found
 
 
@@ -339,24 +311,22 @@ MODEL_OF = {"language": "language", "ccnet_language": "language", "perplexity": 
 
 
 def check_rules(names, paths=None):
-    """A line to print before the work, or "": which rules will let every text pass, since their model is not
-    here, and what to do. `paths` is {kind: path} of the models; a path that does not open is an error."""
-    missing = {}
-    for name in set(rules(names)) & set(MODEL_OF):
-        kind = MODEL_OF[name]
-        way_out = models.missing(kind, (paths or {}).get(kind))
-        if way_out:
-            missing[name] = f"{name} ({way_out})"
-    return f"rules that let every text pass: {', '.join(sorted(missing.values()))}" if missing else ""
+    """A line to print before the work, or "": which rules let every text pass, since their model is not here.
+    `paths` is {kind: path} of the models; a path that does not open is an error."""
+    missing = []
+    for name in sorted(set(rules(names)) & set(MODEL_OF)):
+        way_out = models.missing(MODEL_OF[name], (paths or {}).get(MODEL_OF[name]))
+        missing += [f"{name} ({way_out})"] if way_out else []
+    return f"rules that let every text pass: {', '.join(missing)}" if missing else ""
 
 
 # ---- source code ----
 
 CODE_LANGUAGES = set(sources.CODE.values())
-# On source code only these rules act: on size, on code, and masks. The others were made for prose. In code an
-# @ begins a decorator, tabs and repetition have a meaning, and few words are closed-class words.
+# On source code only these rules act. The others were made for prose: in code an @ begins a decorator, tabs
+# and repeated lines have a meaning, 1000000000 is a number and no key, and x[::2] holds no address.
 ALSO_FOR_CODE = {"bytes_300", "bytes_1024", "characters_300", "code_header", "code_llama", "code_roots",
-                 "pii_email", "pii_ip", "pii_key", *KEYS}
+                 "pii_email", *KEYS}
 CODE_NOTE = "rules for prose pass over source code, which has recipes of its own: roots_code, llama_code"
 
 
@@ -369,9 +339,7 @@ def run(text, names, row):
     """(text or None, the rule that dropped it, {rule that changed it: (before, after)}).
     A rule that leaves nothing of a text drops it."""
     changed = {}
-    for name in names:
-        if not applies(name, row.lang):     # see CODE_NOTE
-            continue
+    for name in [name for name in names if applies(name, row.lang)]:
         new = RULES[name](text, row)
         if new is None or not new.strip():
             return None, name, changed

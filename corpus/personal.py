@@ -1,9 +1,7 @@
 """Personal information becomes PI:KIND (ROOTS): four rules of corpus/clean.py, beside their patterns.
-The bounds on lengths keep every pattern linear in the text.
 
-    python -c "from corpus import personal; print(personal.pii_email('write to ana@example.org', None))"
-
-prints "write to PI:EMAIL". BLOOM accepted false positives: pii_key masks ISBNs too.
+The bounds on lengths keep every pattern linear in the text. BLOOM accepted false positives: pii_key masks
+ISBNs too.
 """
 import ipaddress
 import re
@@ -28,12 +26,13 @@ KEY = re.compile(
 
 
 def address(match):
-    """What replaces a match of IP: 300.1.1.1 is no address."""
+    """What replaces a match of IP. 300.1.1.1 is no address; ::2 is one, but rarely meant as one."""
     try:
         ipaddress.ip_address(match[0])
     except ValueError:
         return match[0]
-    return "PI:IP_ADDRESS" if re.search(r"\d", match[0]) else match[0]
+    written = len(re.findall("[0-9A-Fa-f]+", match[0]))
+    return "PI:IP_ADDRESS" if written >= 3 and re.search(r"\d", match[0]) else match[0]
 
 
 def pii_email(text, row):

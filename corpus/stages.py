@@ -262,7 +262,7 @@ def clean_part(part, plan, name, number, read):
             lines = text.split("\n")
             cut = cuts[line:line + len(lines)]
             line += len(lines)
-            if cut.any():
+            if cut.any() and clean.applies(line_rule, document.get("lang")):
                 text = "\n".join(itertools.compress(lines, ~cut))
                 changed[line_rule] = document["text"], text
                 if not text.strip():

@@ -1,9 +1,4 @@
-"""What rules, models and signatures are made of: words and n-grams of a text; and the place of a document.
-
-    python -c "from corpus import text; print(text.words('Hello, world! (2 of them)', 'en'))"
-
-prints ['hello', 'world', 'of', 'them'].
-"""
+"""What rules, models and signatures are made of: words and n-grams of a text; and the place of a document."""
 import functools
 import hashlib
 import re
@@ -27,30 +22,19 @@ def special(c):
     return unicodedata.category(c)[0] not in "LM"
 
 
-def stripped(word):
-    """The word without special characters at both ends. stripped("(2nd)") -> "nd" """
-    first, last = 0, len(word)
-    while first < last and special(word[first]):
-        first += 1
-    while first < last and special(word[last - 1]):
-        last -= 1
-    return word[first:last]
-
-
 @functools.lru_cache(2)
 def words(text, lang=None, lower=True):
     """Words in lower case, without special characters at both ends; what is all special is no word (ROOTS).
-
-    Chinese has no spaces: each Han character counts as a word (ROOTS cut it by a SentencePiece model)."""
+    Chinese has no spaces: each Han character counts as a word (ROOTS cut it by a SentencePiece model).
+    words("Hello, world! (2 of them)") -> ["hello", "world", "of", "them"]"""
     if lang and lang.startswith("zh"):
         text = HAN.sub(r" \1 ", text)
-    found = []
-    for word in (text.lower() if lower else text).split():
+    found = (text.lower() if lower else text).split()
+    for i, word in enumerate(found):
         if special(word[0]) or special(word[-1]):       # most words need no second look
-            word = stripped(word)
-        if word:
-            found.append(word)
-    return found
+            letters = [n for n, c in enumerate(word) if not special(c)]
+            found[i] = word[letters[0]:letters[-1] + 1] if letters else ""
+    return [word for word in found if word]
 
 
 def codes(text):

