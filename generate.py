@@ -146,12 +146,12 @@ def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, 
     ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=weight.device)
     try:
         cache = Cache(model.cfg, len(prompts), S, pad if pad.any() else None, weight.device, weight.dtype)
-        logits = read(model, cache, ids)
-        if samples > 1:                                 # a prompt is read once for all its samples
-            each = torch.arange(len(prompts)).repeat_interleave(samples)
-            cache, logits = copy_rows(cache, each.to(weight.device), S), logits[each]
-    except RuntimeError as e:
-        raise ValueError(f"no memory for {len(prompts) * samples} texts of {S:,} tokens ({e})") from e
+    except RuntimeError as e:           # the allocator's
+        raise ValueError(f"there is no memory for {len(prompts)} texts of {S:,} tokens; use fewer") from e
+    logits = read(model, cache, ids)
+    if samples > 1:                                     # a prompt is read once for all its samples
+        each = torch.arange(len(prompts)).repeat_interleave(samples)
+        cache, logits = copy_rows(cache, each.to(weight.device), S), logits[each]
     rows = [list(p) for p in prompts for _ in range(samples)]
     generators = [torch.Generator().manual_seed(seed + r % samples) for r in range(len(rows))]
     going = set(range(len(rows)))

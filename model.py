@@ -315,7 +315,7 @@ def init(model, seed, local_rows=lambda p: (p, 0)):
             if getattr(m, "residual", False):
                 std /= math.sqrt(2 * model.cfg.layers)
             fill(*local_rows(m.weight), m.weight.shape, std, f"{seed} {name}")
-        elif isinstance(m, (LayerNorm, *NORM.values())):
+        elif isinstance(m, tuple(NORM.values())):
             m.weight.fill_(1)
         if getattr(m, "bias", None) is not None:
             m.bias.zero_()

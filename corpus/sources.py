@@ -208,7 +208,7 @@ def from_line(line, source):
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise Broken(getattr(e, "msg", e), "broken_json") from e
+        raise Broken(e, "broken_json") from e
     return from_record(record, source)
 
 

@@ -1,13 +1,10 @@
-"""Type what README.md and docs/*.md print, in their order, in a fresh copy of the repository; the first
-failure stops it.
+"""Type what README.md and docs/*.md print, in order, in a fresh copy of the repository. A failure stops it.
 
-    python tools/docs_check.py                      # all pages, about 40 minutes on 2 cores; or: make
-    docs-check
+    python tools/docs_check.py                      # all pages, as make docs-check does: it takes long
     python tools/docs_check.py README.md --quick    # only the blocks marked `sh quick`, as the tests do
 
 A block that begins with ```sh is run, with bash, from the top of the copy. ```sh skip is not run: it needs
-GPUs, a cluster or files of your own. All pages share one copy, so a page may use what a page before it has
-made.
+GPUs, a cluster or files of your own. All pages share one copy: a page may use what a page before it has made.
 """
 import os
 import re
