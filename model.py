@@ -127,13 +127,12 @@ def cross_entropy(x, weight, targets, at_once=LOGITS):
 
 
 # ---- the modules: what holds weights ----
+# A Transformer is built without memory: what is 1 or 0 here is written again by init().
 
 class LayerNorm(nn.Module):
     def __init__(self, C, eps):
         super().__init__()
-        # init() fills them
-        self.weight, self.bias = nn.Parameter(torch.empty(C)), nn.Parameter(torch.empty(C))
-        self.eps = eps
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(C)), nn.Parameter(torch.zeros(C)), eps
 
     def forward(self, x):
         return layer_norm(x, self.weight, self.bias, self.eps)
@@ -142,7 +141,7 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     def __init__(self, C, eps):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.empty(C)), eps
+        self.weight, self.eps = nn.Parameter(torch.ones(C)), eps
 
     def forward(self, x):
         return rms_norm(x, self.weight, self.eps)
