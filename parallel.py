@@ -1,5 +1,4 @@
-"""Everything between processes. Other files ask place() and total(); at one process nothing is shared or
-sent.
+"""Everything between processes. At one process nothing is shared or sent.
 
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
 
@@ -37,8 +36,7 @@ def check_device(device):
 
 
 def choose_device(machine):
-    """(device, dtype of the products or None for float32, a line that says both) for the settings
-    `machine`."""
+    """(device, dtype of the products or None for float32, a line that says both)."""
     best = next(device for device, there in devices().items() if there)
     device = best if machine.device == "auto" else check_device(machine.device)
     bf16, name = False, device
@@ -52,8 +50,7 @@ def choose_device(machine):
 
 
 def can_compile(device):
-    """Whether torch.compile works here; says so if not. It needs a C++ compiler for the CPU, Triton for a
-    GPU."""
+    """Whether torch.compile works here; says so if not. It needs a C++ compiler, or Triton for a GPU."""
     try:
         torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
         return True

@@ -54,11 +54,10 @@ def adamw(model, o):
 
 
 def gradients(model, x, y, valid, micro, precision):
-    """Forward and backward of the rows x, y (B, T) of this process, `micro` at a time; its part of the mean
-    loss.
+    """Forward and backward of the rows x, y (B, T) of this process; returns its part of the mean loss.
 
-    Losses are summed over the batch of all processes, then divided by `valid`, the number of all its targets.
-    So the result does not depend on how the batch is cut.
+    They are computed `micro` at a time. Losses are summed over the batch of all processes, then divided by
+    `valid`, the number of all its targets. So the result does not depend on how the batch is cut.
     """
     total, pieces = 0.0, list(zip(x.split(micro), y.split(micro)))
     for i, (a, b) in enumerate(pieces):
@@ -315,7 +314,7 @@ def report_bad_step(t, which, loss, norm):
 
 
 def save(t):
-    """Write a checkpoint and delete older ones; returns the error if that fails: the run goes on."""
+    """Write a checkpoint and delete older ones. If that fails the run goes on."""
     parallel.at(f"step {t.step}: saving")
     try:
         checkpoint.save(t.folder, t.step, t.model, t.optimizer, {"tokens": t.tokens(), "skipped": t.skipped})
@@ -323,15 +322,14 @@ def save(t):
         parallel.once(lambda: checkpoint.prune(t.folder, t.cfg.machine.keep, t.log.losses(), t.step))
     except OSError as e:
         print(f"warning: {e}; the run goes on, earlier checkpoints are intact", flush=True)
-        return e
-    return None
 
 
-def finish(t, stop, error):
-    """The last lines of a run; `error` is that of its last save."""
+def finish(t, stop):
+    """The last lines of a run."""
     parallel.once(lambda: os.path.exists(stop.file) and os.remove(stop.file))
-    if error:
-        raise OSError(f"{error}; make room, or see what is wrong, and run the same command again")
+    if t.saved != t.step:
+        raise OSError(f"cannot save {t.folder}/checkpoints/{t.step:07d}, see the warning; make room, or see "
+                      "what is wrong, and run the same command again")
     if t.step < t.steps:
         why = f"the file {stop.file} or another process"
         if stop.signals:
@@ -357,7 +355,7 @@ def train(cfg, after=lambda training: None):
     if t.step:
         print(f"continuing {t.folder} after step {t.step}")
     (rank, world), left_out = parallel.place(), config.steps_left_out(machine.skip_steps)
-    stop, speed, stopping, error = Stop(t.folder), Speed(t), False, None
+    stop, speed, stopping = Stop(t.folder), Speed(t), False
     after(t)
     while True:
         last = t.step == t.steps
@@ -367,9 +365,9 @@ def train(cfg, after=lambda training: None):
             if val:
                 report_losses(t, val)
         if (t.step and t.step % machine.save_every == 0 or last or stopping) and t.saved != t.step:
-            error = save(t)
+            save(t)
         if stopping or last:
-            return finish(t, stop, error)
+            return finish(t, stop)
 
         t.step += 1
         if any(t.step in steps for steps in left_out):

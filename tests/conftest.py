@@ -91,13 +91,14 @@ def torchrun(world, script, *args, restarts=0, **kwargs):
                             text=True, **kwargs)
 
 
-def workers(agent):
-    """Process ids of the training processes that a torchrun has started."""
+def workers(parent, word=b"train.py"):
+    """Process ids of what process `parent` has started with `word` in its command, a torchrun its processes
+    say."""
     found = []
-    with open(f"/proc/{agent}/task/{agent}/children") as f:
+    with open(f"/proc/{parent}/task/{parent}/children") as f:
         for child in f.read().split():
             with open(f"/proc/{child}/cmdline", "rb") as command:
-                if b"train.py" in command.read():
+                if word in command.read():
                     found.append(int(child))
     return found
 

@@ -81,17 +81,6 @@ def compare(kills, seed):
             "weights, moments and log as undisturbed, to the last bit")
 
 
-def children(pid):
-    """Process ids of the workers that a prepare.py has started."""
-    found = []
-    with open(f"/proc/{pid}/task/{pid}/children") as f:
-        for child in f.read().split():
-            with open(f"/proc/{child}/cmdline", "rb") as command:
-                if b"spawn_main" in command.read():
-                    found.append(int(child))
-    return found
-
-
 def prepare_once(name, after=None, victim=None):
     """Start prepare.py; kill it or one of its workers after some seconds. (Whether it did not end well,
     seconds.)"""
@@ -104,7 +93,7 @@ def prepare_once(name, after=None, victim=None):
         with contextlib.suppress(subprocess.TimeoutExpired):
             p.wait(after)
         with contextlib.suppress(OSError):
-            below = children(p.pid)
+            below = workers(p.pid, b"spawn_main")
             killed = random.choice(below) if victim == "worker" and below else p.pid
             if p.poll() is None:
                 os.kill(killed, signal.SIGKILL)
