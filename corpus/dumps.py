@@ -2,9 +2,9 @@
 
     python prepare.py --input enwiki-latest-pages-articles.xml.bz2 --name wiki
 
-corpus/sources.py says what they yield. What both files share comes first: what cannot be a document raises
-Broken, and tried() notes the loss.
+corpus/sources.py says what they yield. What cannot be a document raises Broken; tried() notes the loss.
 """
+import gzip
 import io
 import itertools
 import json
@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 
 from corpus import markup
 
-LARGEST = 1 << 26  # bytes of a record or archive member; the largest real ones are a few MB
+LARGEST = 1 << 26  # bytes of a record; the largest real ones are a few MB
+PAPER = 1 << 23  # bytes of a paper's LaTeX
 BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error)  # what a damaged compressed file raises
 WARC_LANGUAGES = dict(pair.split(":") for pair in (  # ISO 639-3 to BCP 47
     "ara:ar asm:as ben:bn bul:bg cat:ca ces:cs dan:da deu:de ell:el eng:en eus:eu fas:fa fin:fi fra:fr "
@@ -43,8 +44,8 @@ def tried(key, place, make, *given):
     """The document `key` with what make(*given) says of it; if that cannot be read, why it is dropped."""
     try:
         return {"id": key} | make(*given)
-    except (Broken, RecursionError, zlib.error) as e:
-        return dropped(key, getattr(e, "reason", None) or "broken_record", f"{place}, {e}")
+    except Broken as e:
+        return dropped(key, e.reason or "broken_record", f"{place}, {e}")
 
 
 def known(**facts):
@@ -52,14 +53,12 @@ def known(**facts):
     return {k: v for k, v in facts.items() if v}
 
 
-def decode(data, at=0, latin=False):
-    """The text of bytes from byte `at` of a file on: UTF-8, or else Latin-1 if `latin`."""
+def decode(data, at=0):
+    """The text of UTF-8 that begins at byte `at` of its file."""
     try:
         text = data.decode()
     except UnicodeDecodeError as e:
-        if not latin:
-            raise Broken(f"byte {at + e.start}", "invalid_utf8") from e
-        text = data.decode("latin-1")
+        raise Broken(f"byte {at + e.start}", "invalid_utf8") from e
     return text if at else text.removeprefix("\ufeff")
 
 
@@ -75,14 +74,13 @@ def read_wet(f, name, source):
             head += line
         fields = dict(re.findall(r"^([\w-]+): *(.*?)\r?$", head.decode(errors="replace"), re.M))
         size = fields.get("Content-Length", "")
-        size = int(size) if re.fullmatch(r"\d{1,8}", size) else LARGEST + 1
-        body = f.read(size + 4) if size <= LARGEST else b""
-        if head.rfind(b"WARC/1.") != 0 or body[size:] != b"\r\n\r\n":
+        body = f.read(int(size)) if re.fullmatch(r"\d{1,8}", size) else b""
+        if head.rfind(b"WARC/1.") != 0 or f.read(4) != b"\r\n\r\n":
             raise Broken(f"byte {at}: no WARC record of the length that it says")
         if fields.get("WARC-Type") == "conversion":
             key = fields.get("WARC-Record-ID", f"{name}@{at}").strip("<>")
-            yield tried(key, name, page_of_crawl, fields, body[:size], at + len(head), source)
-        at += len(head) + len(body)
+            yield tried(key, name, page_of_crawl, fields, body, at + len(head), source)
+        at += len(head) + len(body) + 4
 
 
 def page_of_crawl(fields, body, at, source):
@@ -95,31 +93,22 @@ def page_of_crawl(fields, body, at, source):
 
 def elements(f, root):
     """(tag, attributes, text) of each XML element when it ends; of the root already when it begins."""
-    parser = ElementTree.XMLPullParser(("start", "end"))
     stack = []  # the elements that are open
-    since = 0  # bytes since a tag
     try:
-        while data := f.read(1 << 16):
-            parser.feed(data)
-            since += len(data)
-            for event, e in parser.read_events():
-                since = 0
-                tag = e.tag.rpartition("}")[2]
-                if event == "end":
-                    yield tag, e.attrib, e.text or ""
-                    stack.pop()
-                    if stack:
-                        stack[-1].remove(e)
-                    continue
-                stack.append(e)
-                if len(stack) == 1:
-                    yield tag, e.attrib, ""
-                    if tag != root:
-                        raise ValueError(f"the first element is <{tag}>, not <{root}>")
-            if len(stack) > 100 or since > LARGEST:
-                raise ValueError("an element is too large")
-        parser.close()
-    except (ElementTree.ParseError, ValueError, LookupError) as e:  # the last two: an unknown encoding
+        for event, e in ElementTree.iterparse(f, ("start", "end")):
+            tag = e.tag.rpartition("}")[2]
+            if event == "end":
+                yield tag, e.attrib, e.text or ""
+                stack.pop()
+                if stack:
+                    stack[-1].remove(e)  # what was read need not stay in memory
+                continue
+            if not stack:
+                if tag != root:
+                    raise Broken(f"the first element is <{tag}>, not <{root}>")
+                yield tag, e.attrib, ""
+            stack.append(e)
+    except ElementTree.ParseError as e:
         raise Broken(e) from e
 
 
@@ -163,17 +152,18 @@ QUESTION, ANSWER = "1", "2"  # PostTypeId
 
 
 def put_post(posts, a):
-    """Put a row of Posts.xml into the table. Returns why it is left out, or None."""
+    """Put a row of Posts.xml, its attributes `a`, into the table."""
     kind = a.get("PostTypeId")
     if kind not in (QUESTION, ANSWER):
-        return "not_post"
+        raise Broken("neither question nor answer", "not_post")
     try:
         question = a["ParentId" if kind == ANSWER else "Id"]
         body = a.pop("Body")
         row = int(question), kind, int(a.get("Score", 0)), int(a["Id"]), body, json.dumps(a)
         posts.execute("INSERT INTO post VALUES (?, ?, ?, ?, ?, ?)", row)
-    except (KeyError, ValueError, OverflowError, sqlite3.IntegrityError):
-        return "broken_record"
+    except (KeyError, ValueError, sqlite3.IntegrityError) as e:
+        raise Broken(e) from e
+    return {}
 
 
 def join_posts(posts, name):
@@ -205,9 +195,10 @@ def read_stackexchange(f, name, source):
     try:
         try:
             for tag, a, _ in elements(f, "posts"):
-                reason = put_post(posts, a) if tag == "row" else None
-                if reason:
-                    yield dropped(f"{name}:{a.get('Id')}", reason, f"{name}, post {a.get('Id')}")
+                if tag == "row":
+                    post = tried(f"{name}:{a.get('Id')}", f"{name}, post {a.get('Id')}", put_post, posts, a)
+                    if "dropped" in post:
+                        yield post
         except (Broken, *BROKEN) as e:  # what came before it is kept
             broken = e
         yield from join_posts(posts, name)
@@ -228,17 +219,17 @@ def paper_id(path):
     return m and (m[1] or f"{m[2]}/{m[3]}")
 
 
-def members(f, largest):
-    """(name, bytes) of each plain file of a tar; of a larger file the first `largest` + 1 bytes."""
+def members(f):
+    """(name, bytes) of the papers in a tar, packed or not."""
     try:
         with tarfile.open(fileobj=f, mode="r:") as tar:
             for m in tar:
-                if m.isreg() and not m.issparse():  # a sparse one holds more than the archive is long
-                    yield m.name, tar.extractfile(m).read(largest + 1)
+                if m.isreg() and m.name.endswith((".tex", ".gz", ".pdf")):
+                    yield m.name, tar.extractfile(m).read()
             f.seek(tar.offset)
             if f.read(512) != bytes(512):  # tarfile takes a damaged header for the end
                 raise Broken(f"byte {tar.offset}: neither a file's header nor the end")
-    except (tarfile.TarError, ValueError, OverflowError) as e:
+    except tarfile.TarError as e:
         raise Broken(f"byte {f.tell()}: {e}") from e
 
 
@@ -258,57 +249,47 @@ def included(main, texts):
     return INCLUDE.sub(put, texts[main])
 
 
-def paper(files, number, largest):
+def paper(files, number):
     """The longest text that a file with \\documentclass makes, from the {name: bytes} of one paper."""
-    mains = [file for file, data in files.items() if re.search(rb"\\document(class|style)", data)]
+    mains = [os.path.normpath(file) for file, data in files.items()
+             if re.search(rb"\\document(class|style)", data)]
     if not mains:
         raise Broken("no LaTeX in it", "no_source")
-    if sum(map(len, files.values())) > largest // 8:
-        raise Broken("larger than papers are", "too_large")
-    latin = any(re.search(rb"\\usepackage\s*\[latin[19]\]\s*\{inputenc\}", data) for data in files.values())
-    texts = {}
-    for file, data in files.items():
-        try:
-            text = decode(data, latin=latin)
-        except Broken as e:
-            raise Broken(f"{file}, {e}", e.reason) from e
-        texts[os.path.normpath(file)] = markup.uncommented(text.replace("\r\n", "\n"))
-    found = [included(os.path.normpath(file), texts) for file in mains[:20]]
+    if sum(map(len, files.values())) > PAPER:
+        raise Broken(f"above {PAPER:,} bytes of LaTeX", "too_large")
+    texts = {os.path.normpath(file): markup.uncommented(decode(data).replace("\r\n", "\n"))
+             for file, data in files.items()}
+    found = [included(main, texts) for main in mains]
     best = max(found, key=lambda text: ("\\begin{document}" in text, len(text)))
     return {"text": markup.latex(best)} | known(url=number and f"https://arxiv.org/abs/{number}")
 
 
-def packed_paper(data, number, largest):
+def packed_paper(data, number):
     """One paper of arXiv's bulk data, a .gz. It holds a .tex, or a .tar of several."""
-    unzip = zlib.decompressobj(31)
-    data = unzip.decompress(data, largest)
-    if unzip.unconsumed_tail:
-        raise Broken("larger than papers are", "too_large")
-    if not unzip.eof:
-        raise Broken("it is cut")
-    files = {"main.tex": data}
-    if data[257:262] == b"ustar":
-        files = {n: d for n, d in members(io.BytesIO(data), largest) if n.endswith(".tex")}
-    return paper(files, number, largest)
+    try:
+        f = gzip.open(io.BytesIO(data))
+        if f.peek(512)[257:262] == b"ustar":
+            files = {file: tex for file, tex in members(f) if file.endswith(".tex")}
+        else:
+            files = {"main.tex": f.read(PAPER + 1)}
+    except BROKEN as e:
+        raise Broken(e) from e
+    return paper(files, number)
 
 
-def read_arxiv(f, name, source, largest=LARGEST):
+def read_arxiv(f, name, source):
     """A .tar of arXiv's bulk data (a .gz for each paper, or a .pdf without source), or of one paper."""
-    own, size = {}, 0  # the .tex files of an archive of one paper
-    bulk = False
-    for member, data in members(f, largest):
+    own, bulk = {}, False  # own: the .tex files of an archive of one paper
+    for member, data in members(f):
         number, place = paper_id(member), f"{name}, {member}"
         if member.endswith(".tex"):
             own[member] = data
-            size += len(data)
-            if size > largest:  # paper() refuses it
-                break
         elif number and member.endswith(".gz"):
             bulk = True
-            yield tried(number, place, packed_paper, data, number, largest)
+            yield tried(number, place, packed_paper, data, number)
         elif number and member.endswith(".pdf"):
             bulk = True
             yield dropped(number, "no_source", place)
     if own or not bulk:
         number = paper_id(name)
-        yield tried(number or name, name, paper, own, number, largest)
+        yield tried(number or name, name, paper, own, number)

@@ -2,38 +2,20 @@ r"""From markup to plain text: MediaWiki, HTML, LaTeX, the frame of a Project Gu
 
     python -c "from corpus import markup; print(markup.html('<p>Rain is <b>wet</b> &amp; cold.</p>'))"
 
-prints "Rain is wet & cold." HTML and LaTeX take time in proportion to their length, whatever they hold.
-Pages of MediaWiki are read by a library: pip install mwparserfromhell.
+prints "Rain is wet & cold." Pages of MediaWiki are read by a library: pip install mwparserfromhell.
 """
 import re
-from collections import Counter
 from html import unescape
 from html.parser import HTMLParser
-
-
-def without_long_numbers(text):
-    """Without numeric entities that no character has: Python refuses very long ones."""
-    return re.sub("&#x?[0-9a-f]{8,};?", "", text, flags=re.I)
-
 
 # ---- MediaWiki ----
 
 REMOVED = {"ref", "references", "gallery", "timeline", "imagemap", "score", "table"}
 VERBATIM = {"nowiki", "math", "pre", "syntaxhighlight", "source", "code"}   # markup inside them is text
-NEED_NO_END = {"br", "hr", "li", "dd", "dt", "tr", "td", "th", "img"}
 # What the library leaves. The last one is where a template was: "Paris () is".
 TRACES = re.compile(r"</?[a-zA-Z][^<>]*>|'{2,}|__[^\W\d_]+__|\([\s,;]*\)")
 HELD = str.maketrans({c: f"&#{ord(c)};" for c in "(_'<"})       # hides verbatim text from TRACES
 HEADING = "\1"              # begins the line of a title: HEADING, level as a digit, title
-UNCLOSED = 200              # more make a page broken: for each the library reads the rest of it again
-
-
-def unclosed(text):
-    """How many more brackets, or tags of a name, are opened than closed."""
-    pairs = ("{{", "}}"), ("\n{|", "\n|}"), ("[", "]"), ("<!--", "-->")
-    counts = [text.count(start) - text.count(end) for start, end in pairs]
-    tags = Counter(re.findall(r"<(/?[a-z]+)(?![^<>]*/>)", text.lower()))
-    return max(counts + [tags[t] - tags["/" + t] for t in tags if t not in NEED_NO_END])
 
 
 def parsed(text):
@@ -43,7 +25,7 @@ def parsed(text):
     except ImportError as e:
         raise ValueError("to read pages of a wiki: pip install mwparserfromhell") from e
     try:
-        return mwparserfromhell.parse(text, skip_style_tags=True) if unclosed(text) <= UNCLOSED else None
+        return mwparserfromhell.parse(text, skip_style_tags=True)
     except (RecursionError, mwparserfromhell.parser.ParserError):
         return None
 
@@ -91,7 +73,7 @@ def wikitext(text, hidden=()):
     r"""A page of a MediaWiki as text: a line is a paragraph, list item or section title. Titles with nothing
     below go. A broken page is empty. `hidden` adds the language's names of the namespaces File and Category.
     wikitext("'''Rain''' is [[water|wet]]{{a|{{b}}}} &amp; cold.\n== Notes ==") -> 'Rain is wet & cold.'"""
-    text = re.sub(r"(<\w+)\n", r"\1 ", text.replace(HEADING, ""))       # the library knows no "<ref\nname=a>"
+    text = re.sub(r"(<\w+)\n", r"\1 ", text)      # the library knows no "<ref\nname=a>"
     tree = parsed(text)
     if tree is None:
         return ""
@@ -105,7 +87,7 @@ def wikitext(text, hidden=()):
             out.append(line)
             below = level
     text = re.sub(rf"{HEADING}\d *(.*)\n*", r"\n\1\n", "\n".join(reversed(out)))
-    return re.sub("\n{3,}", "\n\n", unescape(without_long_numbers(text))).strip()
+    return re.sub("\n{3,}", "\n\n", unescape(text)).strip()
 
 
 # ---- HTML ----
@@ -134,25 +116,15 @@ class Page(HTMLParser):
         self.out.append(BREAKS.get(tag, ""))
 
     def handle_data(self, data):
-        if self.cdata_elem not in ("script", "style"):
-            self.out.append(data.translate(CODE) if self.pre else re.sub(r"\s+", " ", data))
-
-    def parse_html_declaration(self, i):
-        """<!DOCTYPE html> and <![if IE]> end at the next ">", as in a browser. The library fails on some."""
-        return self.rawdata.find(">", i) + 1 or -1
-
-    def rest(self):
-        """What follows the last whole tag is text. close() would read it again for each "<" in it."""
-        if not self.rawdata.startswith("<!--"):
-            self.handle_data(unescape(self.rawdata))
+        self.out.append(data.translate(CODE) if self.pre else re.sub(r"\s+", " ", data))
 
 
 def html(text):
     r"""Without tags. A paragraph, list item or table row starts a line; <pre> keeps its spaces and line ends.
     html("<p>Use <b>a</b>\nor:</p><pre>if a &lt; b:\n  c</pre>") -> 'Use a or:\n\nif a < b:\n  c'"""
     page = Page()
-    page.feed(without_long_numbers(text.replace("\r\n", "\n").replace("\0", "").replace("\1", "")))
-    page.rest()
+    page.feed(text.replace("\r\n", "\n"))
+    page.close()
     text = re.sub(" ?\n ?", "\n", re.sub(" +", " ", "".join(page.out)))
     text = re.sub("(?:(?<!\1)\1+)?\n{2,}\1*", "\n\n", text)     # no empty lines at the edges of <pre>
     return text.strip("\n ").translate({0: " ", 1: "\n"}).strip("\n")
@@ -160,56 +132,31 @@ def html(text):
 
 # ---- LaTeX ----
 
-NAME = r"\\(?:[a-zA-Z@]+|.)"
-USE = re.compile(NAME, re.S)
+COMMAND = r"\\(?:[a-zA-Z@]+|.)"
 INSIDE = r"(?:\\.|[^{}\\])"                         # of braces: \{ is a sign, not a brace
 BODY = rf"(?:{INSIDE}|\{{(?:{INSIDE}|\{{(?:{INSIDE}|\{{{INSIDE}*+\}})*+\}})*+\}})*+"    # braces four deep
 DEFINE = re.compile(
-    r"\\(newcommand|renewcommand|providecommand|DeclareRobustCommand|DeclareMathOperator|[egx]?def)(\*?)\s*+"
-    rf"(?:\{{\s*+({NAME})\s*+\}}|({NAME}))\s*+\{{({BODY})\}}", re.S)
-BIBLIOGRAPHY = re.compile(r"\\(?:bibliography|bibliographystyle|printbibliography)(?![a-zA-Z])"
-                          r"(?:\[[^\[\]]*\])?(?:\{[^{}]*\})?")
-STRUCTURE = {f"\\{name}" for name in (              # stay what they are, also where an author redefines them
-    "part chapter section subsection subsubsection paragraph begin end cite ref label item caption").split()}
-
-
-def without(text, start, end):
-    """Remove from each match of `start` to the next match of `end`. Where no end follows, the search stops.
-    without("a<b>c<d", "<", ">") -> "ac<d" """
-    start, end = re.compile(start, re.I), re.compile(end, re.I)
-    out, at = [], 0
-    while (first := start.search(text, at)) and (last := end.search(text, first.end())):
-        out.append(text[at:first.start()])
-        at = last.end()
-    return "".join(out) + text[at:]
+    rf"\\(?:newcommand\*?|def)\s*+(?:\{{\s*+({COMMAND})\s*+\}}|({COMMAND}))\s*+\{{({BODY})\}}", re.S)
+REFERENCES = re.compile(
+    r"\\begin\{thebibliography\}.*?(?:\\end\{thebibliography\}|\Z)"
+    r"|\\(?:bibliography|bibliographystyle|printbibliography)(?![a-zA-Z])(?:\[[^\[\]]*\])?(?:\{[^{}]*\})?",
+    re.S)
 
 
 def uncommented(text):
     r"""Without TeX comments. uncommented("50\\% sure % I think") -> '50\\% sure '"""
     text = re.sub(r"^[ \t]*%.*\n?", "", text, flags=re.M)
     text = re.sub(r"(?<!\\)((?:\\\\)*+)%.*", r"\1", text)
-    return without(text, r"\\begin\{comment\}", r"\\end\{comment\}\n?")
+    return re.sub(r"\\begin\{comment\}.*?\\end\{comment\}\n?", "", text, flags=re.S)
 
 
-def definitions(text):
-    """(text without its macro definitions, {name: what it stands for}); of one name the last counts.
-    Definitions with arguments stay in the text. A macro that stands for itself is not used."""
-    macros = {}
-    for kind, star, name, bare, body in DEFINE.findall(text):
-        operator = kind == "DeclareMathOperator"
-        macros[name or bare] = f"\\operatorname{star}{{{body}}}" if operator else body
-    usable = {name: body for name, body in macros.items() if name not in {*STRUCTURE, *USE.findall(body)}}
-    return DEFINE.sub("", text), usable
-
-
-def expand(text, macros):
-    """Replace macros by what they stand for, ten levels deep, until the text is ten times as long."""
-    limit = 10 * len(text) + 100_000
-    for _ in range(10):
-        used = [name for name in USE.findall(text) if name in macros]
-        if not used or len(text) + sum(len(macros[name]) for name in used) > limit:
-            break
-        text = USE.sub(lambda m: macros.get(m[0], m[0]), text)
+def expanded(text):
+    r"""Without definitions of macros, and with what they stand for in their place; those with arguments stay.
+    expanded("\\def\\R{\\mathbb{R}} $\\R$") -> ' $\\mathbb{R}$'"""
+    macros = {braced or bare: body for braced, bare, body in DEFINE.findall(text)}      # the last one counts
+    text = DEFINE.sub("", text)
+    for _ in range(4):      # macros stand in macros
+        text = re.sub(COMMAND, lambda m: macros.get(m[0], m[0]), text, flags=re.S)
     return text
 
 
@@ -217,10 +164,8 @@ def latex(text):
     r"""A paper as LLaMA read it (section 2.1): no comments, nothing before the first section, no references,
     the authors' macros written out. Of a text without sections (a letter) the whole body stays.
     latex("\\def\\R{\\mathbb{R}} x \\section{One} In $\\R$. % why") -> '\\section{One} In $\\mathbb{R}$.'"""
-    text = expand(*definitions(uncommented(text)))
-    text = without(text, r"\\begin\{thebibliography\}", r"\\end\{thebibliography\}|\Z")
+    text = REFERENCES.sub("", expanded(uncommented(text)))
     text = text.partition("\\end{document}")[0]
-    text = BIBLIOGRAPHY.sub("", text)
     first = re.search(r"\\(?:part|chapter|section)\*?\s*[\[{]", text)
     text = text[first.start():] if first else text.partition("\\begin{document}")[2] or text
     return re.sub(r"\n\s*\n", "\n\n", text).strip()

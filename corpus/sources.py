@@ -2,10 +2,10 @@
 
     python prepare.py --input notes.txt code/ 'crawl/*.warc.wet.gz' --name mine
 
-A document is {"id", "text", "source"} and, where known, "lang", "licence", "url", "author", "title", "date",
-"score". What cannot be a document becomes {"id", "source", "dropped": reason, "place"}: the caller counts it,
-and bad content stops no reader. A reader gets an open file, its name inside the source, and the Source. Files
-are streams: nothing is unpacked to disk. Readers of big dumps: corpus/dumps.py.
+A document is {"id", "text", "source"} and, where known, "lang", "licence", "url", "author", "title", "date".
+What cannot be a document becomes {"id", "source", "dropped": reason, "place"}, and the caller counts it. A
+reader gets an open file, its name inside the source, and the Source. Files are streams: nothing is unpacked
+to disk. Readers of big dumps: corpus/dumps.py.
 """
 import bz2
 import functools
@@ -36,7 +36,6 @@ LICENCES = {  # a phrase of each licence; the more special before the more gener
     "GPL-2.0": "gnu general public license version 2, june",
     "LGPL-3.0": "gnu lesser general public license version 3, 29",
     "LGPL-2.1": "gnu lesser general public license version 2.1, feb",
-    "LGPL-2.0": "gnu library general public license version 2, june",
     "Apache-2.0": "apache license version 2.0",
     "MPL-2.0": "mozilla public license version 2.0",
     "Unlicense": "this is free and unencumbered software",
@@ -98,10 +97,9 @@ def size(source):
 
 
 def named(paths):
-    """Yield (name, path) for each path. The name tells the paths apart, without endings and wildcards.
+    """(name, path) of each path. The name tells the paths apart.
 
     named(["a/en.txt", "a/fr.txt.gz"]) -> en, fr
-    named(["crawl/*.warc.wet.gz"]) -> crawl
     named(["crawl/*.warc.wet.gz", "a/en.txt"]) -> crawl, a-en
     """
     stems = []
@@ -147,17 +145,17 @@ def read_text(f, name, source, longest=1 << 20):
         yield tried(f"{name}#{number}", name, piece, part, at)
 
 
-def whole(f, latin=None):
-    """The text of a file that is read at once. `latin`: how a file says that it is in Latin-1."""
+def whole(f):
+    """The text of a file that is read at once."""
     raw = f.read(LARGEST + 1)
     if len(raw) > LARGEST:
         raise Broken(f"above {LARGEST:,} bytes", "too_large")
-    return decode(raw, latin=latin and re.search(latin, raw[:4096], re.I)).replace("\r\n", "\n")
+    return decode(raw).replace("\r\n", "\n")
 
 
 def read_gutenberg(f, name, source):
     """A Project Gutenberg book: header and footer off, the facts they name kept, cut as plain text."""
-    about, body = markup.gutenberg(whole(f, rb"character set encoding: *iso[- ]?(8859|latin)-?1\b"))
+    about, body = markup.gutenberg(whole(f))
     for document in read_text(io.BufferedReader(io.BytesIO(body.encode())), name, source):
         yield document | about
 
@@ -180,7 +178,7 @@ def read_stories(f, name, source):
 # ---- records ----
 
 # fields of a record that a document keeps, and under which name; C4 has a timestamp
-KEPT = {k: k for k in ("id", "lang", "licence", "url", "author", "title", "date", "credit", "score")}
+KEPT = {k: k for k in ("id", "lang", "licence", "url", "author", "title", "date")}
 KEPT |= {"license": "licence", "timestamp": "date", "source": "origin"}
 
 
@@ -195,7 +193,7 @@ def from_record(record, source):
     for field, ours in KEPT.items():
         value = fields.get(field)
         if value not in (None, "") and not isinstance(value, (dict, list)):
-            document.setdefault(ours, value if field == "score" else str(value))
+            document.setdefault(ours, str(value))
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:  # JSON can spell it: "\ud800"
@@ -212,17 +210,15 @@ def from_line(line, source):
     return from_record(record, source)
 
 
-def read_jsonl(f, name, source, largest=LARGEST):
+def read_jsonl(f, name, source):
     """One JSON object per line."""
     number = 0
-    while line := f.readline(largest):
+    while line := f.readline(LARGEST):
         number += 1
         key = f"{name}:{number}"
-        if len(line) == largest and not line.endswith(b"\n"):
-            yield dropped(key, "too_large", key)
-            while line and not line.endswith(b"\n"):
-                line = f.readline(largest)
-        elif line.strip():
+        if len(line) == LARGEST:
+            raise Broken(f"line {number} has {LARGEST:,} bytes or more", "too_large")
+        if line.strip():
             yield tried(key, key, from_line, line, source)
 
 
@@ -236,15 +232,15 @@ def read_parquet(f, name, source):
     number = 0
     try:
         table = pyarrow.parquet.ParquetFile(f)
-        columns = [c for c in table.schema_arrow.names if c in {*KEPT, source.field}]
-        if source.field not in columns:
-            columns = None  # all: the message names the fields that there are
-        for batch in table.iter_batches(256, columns=columns):
+        names = table.schema_arrow.names
+        if source.field not in names:
+            raise Broken(f"it has no {source.field}, but {', '.join(names)}", "no_text")
+        for batch in table.iter_batches(256, columns=[c for c in names if c in {*KEPT, source.field}]):
             for record in batch.to_pylist():
                 number += 1
                 key = f"{name}:{number}"
                 yield tried(key, key, from_record, record, source)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as e:
+    except pyarrow.ArrowException as e:
         raise Broken(f"rows from {number + 1} on: {e}") from e
 
 
@@ -252,8 +248,7 @@ def read_parquet(f, name, source):
 
 @functools.lru_cache(1 << 12)
 def nearest_licence(folder, levels):
-    """Licence of the nearest LICENSE, LICENCE or COPYING in `folder` or up to `levels` - 1 folders above it;
-    None if it is not known."""
+    """Licence of the nearest LICENSE, LICENCE or COPYING in `folder` or `levels` - 1 folders above it."""
     for name in sorted(os.listdir(folder)):
         file = os.path.join(folder, name)
         called = re.match("(licen[cs]e|copying)(?![a-z])", name.lower())
@@ -283,7 +278,7 @@ READERS = {
 
 
 def reader_of(f, ending):
-    """The name of an open file's reader: by its ending; .xml and .txt by how they begin."""
+    """The name of an open file's reader: by its ending, of .xml and .txt also by how they begin."""
     head = f.peek(4096)[:4096] if ending in (".xml", ".txt") else b""
     if re.search(rb"START OF TH(E|IS) PROJECT GUTENBERG EBOOK", head, re.I):
         return "gutenberg"
@@ -311,10 +306,9 @@ def read_file(raw, name, source):
 
 def read_documents(source, files=None, progress=None):
     """Yield the documents of `files`, a list as found() gives, or of all of them.
-    `progress` is called with the number of bytes gone through since its last call."""
-    if source.reader != "auto" and source.reader not in READERS:
-        raise ValueError(f"source {source.name}: unknown reader {source.reader!r}; "
-                         f"use auto or one of {', '.join(READERS)}")
+    progress(n) is called with the bytes gone through since its last call."""
+    if source.reader not in ("auto", *READERS):
+        raise ValueError(f"unknown reader {source.reader!r}; use auto or one of {', '.join(READERS)}")
     about = known(lang=source.lang, licence=source.licence)
     for file, name, size in found(source) if files is None else files:
         with open(file, "rb") as raw:
