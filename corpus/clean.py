@@ -3,9 +3,9 @@
     python -c "from corpus import clean; print(clean.run('Buy!', clean.rules('oscar'), clean.Row('en')))"
 
 prints (None, 'word_count', {}): the rule word_count dropped it. A rule takes (text, row); `row` has the
-thresholds of the text's language. It returns the text, changed or not, or None to drop the document. RECIPES
-has the papers' orders. Thresholds and word lists are in corpus/rules, for fluent speakers to
-edit: "no one-size filtering" (BLOOM, section 3.1) is a row for each language and one for the rest.
+thresholds of the text's language. A rule of CHANGES returns the text without what it takes out, one of KEEPS
+whether the document stays. RECIPES has the papers' orders. Thresholds and word lists are in corpus/rules, for
+fluent speakers to edit: "no one-size filtering" (BLOOM, section 3.1).
 """
 import functools
 import os
@@ -30,10 +30,6 @@ def table(folder):
     path = f"{folder}/thresholds.toml"
     with open(path, "rb") as f, config.blame(path):
         t = tomllib.load(f)
-        for section, entries in table(RULES_FOLDER).items() if folder != RULES_FOLDER else ():
-            missing = set(entries) - set(t[section])
-            if missing and section != "languages":
-                raise ValueError(f"it needs {section}.{min(missing)}")
         for lang, row in t["languages"].items():
             if len(row) != len(t["columns"]):
                 raise ValueError(f"the row {lang} has {len(row)} numbers for {len(t['columns'])} columns")
@@ -42,7 +38,7 @@ def table(folder):
 
 @functools.cache
 def word_list(folder, kind, lang):
-    """Set of words; None where nobody has written a list: the rule then lets the text pass."""
+    """Set of words; None where nobody has written a list."""
     path = f"{folder}/{kind}/{lang}.txt"
     if not os.path.exists(path):
         return None
@@ -89,35 +85,28 @@ def bad_words(text, row):
 
 
 def word_count(text, row):
-    return text if row.min_words <= len(words(text, row.lang)) <= row.max_words else None
-
-
-def repeated_characters(text, n):
-    """Share of the most frequent character n-grams: as many as the square root of the number of different
-    ones, and at most those that repeat."""
-    counts = np.sort(np.unique(ngrams(codes(text), n), return_counts=True)[1])[::-1]
-    top = min(int(len(counts) ** 0.5), int((counts > 1).sum()))
-    return counts[:top].sum() / max(1, counts.sum())
+    return row.min_words <= len(words(text, row.lang)) <= row.max_words
 
 
 def character_repetition(text, row):
-    return text if repeated_characters(text, row.char_n) <= row.char_max else None
-
-
-def repeated_words(words, n):
-    """Share of word n-grams that occur more than once. "a b a b a", n=2 -> 1.0; "a b c a b" -> 0.5"""
-    number = {w: i for i, w in enumerate(words)}
-    ids = np.array([number[w] for w in words], np.uint64)
-    counts = np.unique(ngrams(ids, n), return_counts=True)[1]
-    return counts[counts > 1].sum() / max(1, counts.sum())
+    """Limit the share of the most frequent character n-grams: as many as the square root of the number of
+    different ones, and at most those that repeat."""
+    counts = np.sort(np.unique(ngrams(codes(text), row.char_n), return_counts=True)[1])[::-1]
+    top = min(int(len(counts) ** 0.5), int((counts > 1).sum()))
+    return counts[:top].sum() / max(1, counts.sum()) <= row.char_max
 
 
 def word_repetition(text, row):
-    return text if repeated_words(words(text, row.lang), row.word_n) <= row.word_max else None
+    """Limit the share of word n-grams that occur more than once: in "a b a b a" all pairs do."""
+    found = words(text, row.lang)
+    number = {w: i for i, w in enumerate(found)}
+    ids = np.array([number[w] for w in found], np.uint64)
+    counts = np.unique(ngrams(ids, row.word_n), return_counts=True)[1]
+    return counts[counts > 1].sum() / max(1, counts.sum()) <= row.word_max
 
 
 def special_characters(text, row):
-    return text if specials(codes(text)).mean() <= row.special else None
+    return specials(codes(text)).mean() <= row.special
 
 
 def share_of(known, text, row):
@@ -130,33 +119,32 @@ def share_of(known, text, row):
 
 
 def closed_class(text, row):
-    """Keep text with enough words of the kind to which a language adds no new ones: "the", "of", "they"."""
+    """Words of the kind to which a language adds no new ones: "the", "of", "they"."""
     known = row.closed_words
-    return text if known is None or share_of(known, text, row) >= row.closed else None
+    return known is None or share_of(known, text, row) >= row.closed
 
 
 def flagged(text, row):
     known = row.flagged_words
-    return text if known is None or share_of(known, text, row) <= row.flagged else None
+    return known is None or share_of(known, text, row) <= row.flagged
 
 
 def in_language(text, row, least):
     """A language that the identifier does not know is never judged: it would lose all of its texts."""
     path = row.models.get("language")
     if row.short not in models.languages(path):
-        return text
+        return True
     found, score = models.language(text, path)
-    return text if found == row.short and score >= least else None
+    return found == row.short and score >= least
 
 
 def language(text, row):
-    """Drop what the identifier takes for another language or is not sure of."""
     return in_language(text, row, row.language)
 
 
 def perplexity(text, row):
-    """Drop text that is improbable for a model of its language. Without a model (nan) it stays."""
-    return None if models.perplexity(text, row.short, row.models.get("perplexity")) > row.perplexity else text
+    """Is the text probable for a model of its language? Without a model (nan) it stays."""
+    return not models.perplexity(text, row.short, row.models.get("perplexity")) > row.perplexity
 
 
 # ---- ROOTS: functions of the catalogue, chosen for each dataset by people who read it ----
@@ -166,11 +154,11 @@ def lines_with_code(text, row):
 
 
 def bytes_300(text, row):
-    return text if len(text.encode()) >= 300 else None
+    return len(text.encode()) >= 300
 
 
 def bytes_1024(text, row):
-    return text if len(text.encode()) >= 1024 else None
+    return len(text.encode()) >= 1024
 
 
 # ---- LLaMA, section 2.1: CCNet, C4, code ----
@@ -180,12 +168,12 @@ def ccnet_language(text, row):
 
 
 def characters_300(text, row):
-    return text if len(text) >= 300 else None
+    return len(text) >= 300
 
 
 def reference(text, row):
-    """Keep pages like those to which Wikipedia refers."""
-    return text if models.quality(text, row.models.get("quality")) >= row.general["reference"] else None
+    """Is the page like those to which Wikipedia refers?"""
+    return models.quality(text, row.models.get("quality")) >= row.general["reference"]
 
 
 def c4_lines(text, row):
@@ -204,9 +192,9 @@ def c4_lines(text, row):
 
 def c4_document(text, row):
     if any(phrase in text.lower() for phrase in row.c4["document_phrases"]):
-        return None
+        return False
     sentences = len(re.findall(r"[.?!]+[\"')\]]*(?=\s|$)", text))
-    return text if sentences >= row.c4["sentences"] else None
+    return sentences >= row.c4["sentences"]
 
 
 COMMENT = r"#(?![ \t]*(?:include|define|undef|if|ifdef|ifndef|pragma|import|error)\b)"      # not C's #include
@@ -220,20 +208,15 @@ def code_header(text, row):
     return (m[1] or "") + text[m.end():] if m and re.search("copyright|licen[sc]e", m[2], re.I) else text
 
 
-def line_lengths(text):
-    return [len(line) for line in text.split("\n")]
-
-
 def share_of_characters(text, test):
     return sum(n for c, n in Counter(text).items() if test(c)) / len(text)
 
 
 def code_llama(text, row):
-    limits, lines = row.code_llama, line_lengths(text)
-    kept = (max(lines) <= limits["longest_line"]
+    limits, lines = row.code_llama, list(map(len, text.split("\n")))
+    return (max(lines) <= limits["longest_line"]
             and sum(lines) / len(lines) <= limits["mean_line"]
             and share_of_characters(text, str.isalnum) >= limits["alphanumeric"])
-    return text if kept else None
 
 
 def code_roots(text, row):
@@ -241,19 +224,21 @@ def code_roots(text, row):
         least, most = row.code_roots[name]
         return least <= value <= most
 
-    kept = (len(text.encode()) <= row.code_roots["bytes"]
-            and inside("longest_line", max(line_lengths(text)))
+    return (len(text.encode()) <= row.code_roots["bytes"]
+            and inside("longest_line", max(map(len, text.split("\n"))))
             and inside("characters", len(text))
             and inside("special", share_of_characters(text, special))
             and statistics.pstdev(map(len, text.split())) > row.code_roots["token_length_deviation"])
-    return text if kept else None
 
 
-RULES = {rule.__name__: rule for rule in (
-    uniform_whitespace, bad_words, word_count, character_repetition, word_repetition, special_characters,
-    closed_class, flagged, language, perplexity, lines_with_code, bytes_300, bytes_1024,
-    pii_email, pii_user, pii_ip, pii_key,
-    characters_300, ccnet_language, reference, c4_lines, c4_document, code_header, code_llama, code_roots)}
+CHANGES = {rule.__name__: rule for rule in (
+    uniform_whitespace, bad_words, pii_email, pii_user, pii_ip, pii_key, lines_with_code, c4_lines,
+    code_header)}
+KEEPS = {rule.__name__: rule for rule in (
+    word_count, character_repetition, word_repetition, special_characters, closed_class, flagged, language,
+    perplexity, bytes_300, bytes_1024, characters_300, ccnet_language, reference, c4_document, code_llama,
+    code_roots)}
+RULES = CHANGES | KEEPS
 RECIPES = {         # in the papers' orders, but ROOTS masked personal information after near duplicates
     "pii": ["pii_email", "pii_user", "pii_ip", "pii_key"],
     "oscar": ["uniform_whitespace", "bad_words", "word_count", "character_repetition", "word_repetition",
@@ -311,7 +296,7 @@ MODEL_OF = {"language": "language", "ccnet_language": "language", "perplexity": 
 
 
 def check_rules(names, paths=None):
-    """A line to print before the work, or "": which rules let every text pass, since their model is not here.
+    """Which rules let every text pass, since their model is not here: a line, or "".
     `paths` is {kind: path} of the models; a path that does not open is an error."""
     missing = []
     for name in sorted(set(rules(names)) & set(MODEL_OF)):
@@ -340,8 +325,8 @@ def run(text, names, row):
     A rule that leaves nothing of a text drops it."""
     changed = {}
     for name in [name for name in names if applies(name, row.lang)]:
-        new = RULES[name](text, row)
-        if new is None or not new.strip():
+        new = CHANGES[name](text, row) if name in CHANGES else text
+        if not new.strip() or name in KEEPS and not KEEPS[name](text, row):
             return None, name, changed
         if new != text:
             changed[name] = text, new

@@ -45,8 +45,7 @@ def signature(found):
 
     One hash per shingle is enough (one permutation hashing: Li, Owen, Zhang 2012): its remainder chooses an
     entry, its quotient competes to be the minimum there. An entry without shingles borrows from another one,
-    chosen by a hash of its place (Shrivastava 2017). 16 bits of each minimum are kept (Li, Koenig 2010):
-    different ones agree by chance once in 65,536."""
+    chosen by a hash of its place (Shrivastava 2017). Of each minimum 16 bits are kept (Li, Koenig 2010)."""
     none = np.uint64(2 ** 64 - 1)
     minima = np.full(HASHES, none)
     np.minimum.at(minima, found % HASHES, found // HASHES)
@@ -121,12 +120,12 @@ def near(signatures, alike):
 # ---- exact copies ----
 
 def key(text):
-    """8 bytes. Among 10^9 different documents two share one in 1 of 37 corpora."""
+    """8 bytes. Of 10^9 different documents two share one in 1 of 37 corpora."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 class Normal(dict):
-    """A table for str.translate, filled as characters come: digits become 0, punctuation and controls go."""
+    """A table for str.translate, filled as characters come."""
     def __missing__(self, code):
         kind = unicodedata.category(chr(code))
         self[code] = "0" if kind == "Nd" else code

@@ -16,7 +16,7 @@ import urllib.request
 
 import config
 
-PASSING = (408, 429)  # errors below 500 that pass: too slow, too many requests
+PASSING = (408, 416, 429)  # errors below 500 that pass: too slow, nothing after this byte, too many requests
 
 
 def fetch(url, folder, sha256=None, tries=5, wait=2.0):
@@ -39,6 +39,8 @@ def fetch(url, folder, sha256=None, tries=5, wait=2.0):
             code = getattr(e, "code", 500)
             if code < 500 and code not in PASSING:
                 raise ValueError(f"cannot download {url}: {e}; try it in a browser") from e
+            if code == 416:
+                os.remove(part)
             size = os.path.getsize(part) if os.path.exists(part) else 0
             failed = 0 if size > best else failed + 1
             best = max(size, best)
@@ -62,13 +64,7 @@ def download(url, part):
         if known["url"] == url and str(known["mark"]).startswith('"'):  # not W/"...": alike, not equal
             at = os.path.getsize(part)
             headers |= {"Range": f"bytes={at}-", "If-Range": known["mark"]}
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
-    except urllib.error.HTTPError as e:
-        if e.code != 416:  # 416: there is nothing after byte `at`
-            raise
-        response = e
-    with response:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as response:
         if response.status == 200:
             at = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {at}-"):

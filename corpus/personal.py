@@ -1,7 +1,6 @@
 """Personal information becomes PI:KIND (ROOTS): four rules of corpus/clean.py, beside their patterns.
 
-The bounds on lengths keep every pattern linear in the text. BLOOM accepted false positives: pii_key masks
-ISBNs too.
+The bounds on lengths keep the patterns linear in the text. BLOOM accepted that pii_key masks ISBNs too.
 """
 import ipaddress
 import re
@@ -31,8 +30,8 @@ def address(match):
         ipaddress.ip_address(match[0])
     except ValueError:
         return match[0]
-    written = len(re.findall("[0-9A-Fa-f]+", match[0]))
-    return "PI:IP_ADDRESS" if written >= 3 and re.search(r"\d", match[0]) else match[0]
+    meant = len(re.findall("[0-9A-Fa-f]+", match[0])) >= 3 and re.search(r"\d", match[0])
+    return "PI:IP_ADDRESS" if meant else match[0]
 
 
 def pii_email(text, row):

@@ -10,15 +10,14 @@ HAN = re.compile("([\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
 
 def place(source, document_id):
-    """A number in [0, 1) that depends on the document's name alone: what is held out stays held out later."""
+    """A number in [0, 1) that depends on the document's name alone: held out once, held out always."""
     digest = hashlib.sha256(f"{source}/{document_id}".encode()).digest()
     return int.from_bytes(digest[:8], "little") / 2 ** 64
 
 
 @functools.cache
 def special(c):
-    """Whether a character is neither letter nor mark: digits, punctuation, symbols, spaces, emoji are.
-    The vowel signs of Indic scripts are marks."""
+    """Whether a character is neither letter nor mark (the vowel signs of Indic scripts are marks)."""
     return unicodedata.category(c)[0] not in "LM"
 
 
@@ -43,8 +42,7 @@ def codes(text):
 
 
 def ngrams(ids, n):
-    """(len(ids) - n + 1,) uint64: a hash of each run of n ids. Equal runs have equal hashes.
-    Two different runs share a hash in about one of 10^7 texts of 10^6 runs."""
+    """(len(ids) - n + 1,) uint64: a hash of each run of n ids."""
     if len(ids) < n:
         return np.empty(0, np.uint64)
     h = np.zeros(len(ids) - n + 1, np.uint64)
@@ -54,7 +52,7 @@ def ngrams(ids, n):
 
 
 def mixed(h):
-    """Spread uint64 hashes over all bits (the finaliser of SplitMix64): any bits may index a table."""
+    """Spread uint64 hashes over all bits (the finaliser of SplitMix64)."""
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))

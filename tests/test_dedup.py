@@ -1,11 +1,9 @@
 """Duplicates: MinHash against exact Jaccard similarities and its S-curve, the rest against plain counting."""
 import random
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from corpus import clean, dedup
 
@@ -118,10 +116,12 @@ def test_books_inside_books_go_and_the_longer_one_stays():
         assert dedup.overlapping([book[:few], book]).tolist() == [expected, False]
 
 
-def test_bands_follow_the_threshold_and_the_command_prints_the_curve():
+def test_bands_follow_the_threshold_and_the_command_prints_the_curve(monkeypatch, capsys):
     assert dedup.bands(0.7) == (32, 4) and dedup.bands(0.9) == (16, 8) and dedup.found_with(1, 0.7) == 1
     for alike in (0.3, 0, 1.2):
         with pytest.raises(ValueError, match="0.6 to 1"):
             dedup.bands(alike)
-    out = subprocess.check_output([sys.executable, "-m", "corpus.dedup", "0.9"], cwd=ROOT, text=True)
+    monkeypatch.setattr(sys, "argv", ["dedup", "0.9"])
+    dedup.main()
+    out = capsys.readouterr().out
     assert out.startswith("16 bands of 8;") and out.endswith("1.00     1.0000   1.0000\n")
