@@ -194,7 +194,7 @@ def test_recipes_are_written_out_and_unknown_rules_are_named():
     assert all(map(clean.rules, clean.RECIPES))
     with pytest.raises(ValueError, match="unknown rule 'osar'"):
         clean.rules(["osar"])
-    with pytest.raises(ValueError, match="make one with python -m corpus.learn"):
+    with pytest.raises(ValueError, match="python -m corpus.learn quality makes one"):
         clean.check_rules(["reference"])
 
 
