@@ -73,11 +73,11 @@ def uniform_whitespace(text, row):
 
 
 def bad_words(text, row):
-    """Take out words that hold a piece of an address or of HTML, and words too long to be one."""
+    """Take out words that hold a piece of an address or of HTML, and endless ones."""
     def bad(word):
         if row.remove and any(part in word for part in row.general["bad_parts"]):
             return True
-        # signs do not count, and the letters are counted only where it matters
+        # signs do not count; most words are short enough with them
         return 0 < row.longest < len(word) and row.longest < len("".join(words(word)))
 
     lines = [[w for w in line.split(" ") if not bad(w)] for line in text.split("\n")]
@@ -110,7 +110,7 @@ def special_characters(text, row):
 
 
 def share_of(known, text, row):
-    """Share of words in the set `known`, at most 1. Neighbours with row.joined between count as one more."""
+    """Share of words in the set `known`; neighbours with row.joined between count as one more."""
     found = words(text, row.lang)
     count = sum(w in known for w in found)
     if row.joined is not None:
@@ -130,7 +130,7 @@ def flagged(text, row):
 
 
 def in_language(text, row, least):
-    """A language that the identifier does not know is never judged: it would lose all of its texts."""
+    """A language that the identifier does not know is never judged: it would lose all texts."""
     path = row.models.get("language")
     if row.short not in models.languages(path):
         return True
@@ -177,7 +177,7 @@ def reference(text, row):
 
 
 def c4_lines(text, row):
-    """Keep lines that end as sentences do, have words, and are not about cookies or scripts."""
+    """Take out lines that do not end as sentences do, have few words, or are about cookies or scripts."""
     c4 = row.c4
 
     def wanted(line):
@@ -296,13 +296,15 @@ MODEL_OF = {"language": "language", "ccnet_language": "language", "perplexity": 
 
 
 def check_rules(names, paths=None):
-    """Which rules let every text pass, since their model is not here: a line, or "".
+    """A line, or "": which rules let every text pass, since their model is not here.
     `paths` is {kind: path} of the models; a path that does not open is an error."""
-    missing = []
+    idle = []
     for name in sorted(set(rules(names)) & set(MODEL_OF)):
-        way_out = models.missing(MODEL_OF[name], (paths or {}).get(MODEL_OF[name]))
-        missing += [f"{name} ({way_out})"] if way_out else []
-    return f"rules that let every text pass: {', '.join(missing)}" if missing else ""
+        kind = MODEL_OF[name]
+        way_out = models.missing(kind, (paths or {}).get(kind))
+        if way_out:
+            idle.append(f"{name} ({way_out})")
+    return f"rules that let every text pass: {', '.join(idle)}" if idle else ""
 
 
 # ---- source code ----

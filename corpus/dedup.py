@@ -2,8 +2,7 @@
 
     python -m corpus.dedup 0.7      # the S-curve: how likely two documents are found, by how alike they are
 
-They read hashes, which prepare.py's stages leave on disk. In memory near() needs 40 bytes per document,
-repeated() 2 bytes per line and MEMORY, overlapping() 40 bytes per sampled shingle. The first copy stays.
+They read hashes, which prepare.py's stages leave on disk. The first copy stays.
 """
 import collections
 import hashlib
@@ -69,7 +68,7 @@ def bands(alike):
     for r in (32, 16, 8, 4):  # fewer than 4 entries of 16 bits would meet by chance
         if 0 < alike <= 1 and meeting(alike, HASHES // r, r) >= 0.98:
             return HASHES // r, r
-    raise ValueError(f"alike={alike}: the share of shingles that near duplicates share must be from 0.6 to 1")
+    raise ValueError(f"alike={alike}: the share of common shingles must be from 0.6 to 1")
 
 
 def found_with(j, alike):
@@ -90,7 +89,7 @@ def agree(signatures, left, right, alike):
 
 def near(signatures, alike):
     """(n,) bool: True for near duplicates of an earlier document, by chains too (connected components).
-    signatures: (n, HASHES) uint16, may be a memmap."""
+    signatures: (n, HASHES) uint16."""
     n = len(signatures)
     b, r = bands(alike)
     parent = np.arange(n)  # an earlier document that is alike, or itself

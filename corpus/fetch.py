@@ -16,7 +16,7 @@ import urllib.request
 
 import config
 
-PASSING = (408, 416, 429)  # errors below 500 that pass: too slow, nothing after this byte, too many requests
+PASSING = (408, 416, 429)  # errors below 500 that pass; 416: the file has nothing after this byte
 
 
 def fetch(url, folder, sha256=None, tries=5, wait=2.0):
@@ -39,14 +39,14 @@ def fetch(url, folder, sha256=None, tries=5, wait=2.0):
             code = getattr(e, "code", 500)
             if code < 500 and code not in PASSING:
                 raise ValueError(f"cannot download {url}: {e}; try it in a browser") from e
-            if code == 416:
+            if code == 416 and os.path.exists(part):
                 os.remove(part)
             size = os.path.getsize(part) if os.path.exists(part) else 0
             failed = 0 if size > best else failed + 1
             best = max(size, best)
             if failed >= tries:
-                raise ValueError(f"cannot download {url}: {e}; "
-                                 f"the same command later goes on after {size:,} bytes") from e
+                raise ValueError(f"cannot download {url}: {e}; the same command goes on "
+                                 f"after {size:,} bytes") from e
             time.sleep(wait * 2 ** max(0, failed - 1))
     there = config.sha256(path) if sha256 else None
     if sha256 and there != sha256.lower():

@@ -29,7 +29,7 @@ def train_quality(reference, others):
 
     bag = nn.EmbeddingBag(models.WEIGHTS, 1, mode="sum", sparse=True)
     nn.init.zeros_(bag.weight)
-    torch.sparse.check_sparse_tensor_invariants.disable()       # else torch warns that it does not check
+    torch.sparse.check_sparse_tensor_invariants.disable()       # else torch warns that it does not
     optim = torch.optim.Adagrad(bag.parameters(), lr=0.1, initial_accumulator_value=1e-3)
 
     def logits(some):

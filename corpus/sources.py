@@ -117,10 +117,10 @@ def named(paths):
 
 # ---- plain text and books ----
 
-def parts(f, split, longest):
+def parts(f, split):
     """(byte offset, bytes) of each part that read_text makes a document of."""
     at, part, characters = 0, bytearray(), 0
-    while line := f.readline(longest):
+    while line := f.readline(1 << 20):
         # a longer line is cut between characters: a byte 10xxxxxx goes on with the one before
         while not line.endswith(b"\n") and (more := f.peek(1)[:1]) and more[0] & 0xC0 == 0x80:
             line += f.read(1)
@@ -138,10 +138,10 @@ def piece(data, at):
     return {"text": decode(data, at).strip("\r\n")}
 
 
-def read_text(f, name, source, longest=1 << 20):
+def read_text(f, name, source):
     """Plain text, cut at the first blank line after `split` characters, or at a line end after 4 `split`.
-    A line above `longest` bytes is several lines."""
-    for number, (at, part) in enumerate(parts(f, source.split, longest)):
+    A line above 1 MiB is several lines."""
+    for number, (at, part) in enumerate(parts(f, source.split)):
         yield tried(f"{name}#{number}", name, piece, part, at)
 
 
