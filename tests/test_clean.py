@@ -15,11 +15,11 @@ LETTERS = {"en": "abcdefghijklmnopqrstuvwxyz", "ar": "ابتثجحخدذرزسش
 SCRIPTS = list(LETTERS)
 
 
-def made(lang, n, seed=0, length=5):
+def made(lang, n, seed=0):
     """n different words of a language's letters; a Chinese word is one character."""
     draw, found = random.Random(f"{lang} {seed}"), {}
     while len(found) < n:
-        found["".join(draw.choice(LETTERS[lang]) for _ in range(1 if lang == "zh" else length))] = None
+        found["".join(draw.choices(LETTERS[lang], k=1 if lang == "zh" else 5))] = None
     return list(found)
 
 
