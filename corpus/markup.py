@@ -118,6 +118,9 @@ class Page(HTMLParser):
     def handle_data(self, data):
         self.out.append(data.translate(CODE) if self.pre else re.sub(r"\s+", " ", data))
 
+    def parse_html_declaration(self, i):        # <!DOCTYPE html>, <![if IE]>: the library fails on some
+        return self.rawdata.find(">", i) + 1 or -1
+
 
 def html(text):
     r"""Without tags. A paragraph, list item or table row starts a line; <pre> keeps its spaces and line ends.

@@ -93,6 +93,7 @@ of <a href="x" title="a > b">a link</a>&nbsp;&amp;lt; &notit;</p><!-- language: 
     assert html(page) == lines
     for text in ("", "a < b and c > d", "cut in &am"):
         assert html(text) == text
+    assert html("<!DOCTYPE html><![if IE]>a<![CDATA[x]]>b<![z>") == "ab"
 
 
 @pytest.mark.parametrize("text, expected", [
