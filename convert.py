@@ -3,8 +3,8 @@
     python convert.py import HF_DIR runs/NAME     # sample.py, evaluate.py, train.py init_from=runs/NAME go on
     python convert.py export runs/bloom-toy OUT --licence cc-by-4.0     # opens with AutoModelForCausalLM
 
-LLaMA as Meta hands it out comes in too. What is not exactly one of the two models is refused by name, and
-nothing in a folder is run. OUT/README.md is the model card. The work is done by hub/transfer.py.
+What is not exactly one of the two models is refused by name, and nothing in a folder is run. OUT/README.md
+is the model card. The work is done by hub/transfer.py.
 """
 import config
 
@@ -12,28 +12,22 @@ import config
 def main():
     ap = config.Parser(__doc__)
     acts = ap.add_subparsers(required=True, dest="act", metavar="import|export")
-    come = acts.add_parser("import", help="a folder of Hugging Face or Meta becomes runs/NAME", doc=__doc__)
-    come.add_argument("folder", metavar="HF_DIR", help="with config.json; or Meta's, with params.json")
+    come = acts.add_parser("import", help="a folder of Hugging Face becomes runs/NAME", doc=__doc__)
+    come.add_argument("folder", metavar="HF_DIR")
     come.add_argument("run", metavar="runs/NAME")
-    come.add_argument("--tokenizer", metavar="DIR", help="where its tokenizer is (default: HF_DIR)")
-    come.add_argument("--context", type=config.number(1, 2 ** 24), metavar="TOKENS",
-                      help="length of its training rows (default: as config.json says; Meta's files: 2048)")
     go = acts.add_parser("export", help="runs/NAME becomes a folder for transformers", doc=__doc__)
     go.add_argument("run", metavar="runs/NAME")
     go.add_argument("out", metavar="DIR")
     go.add_argument("--step", type=config.number(0, 1e12), help="default: the newest checkpoint")
     go.add_argument("--licence", metavar="TEXT",
                     help="the model's, for its card: a name that Hugging Face knows, such as cc-by-4.0")
-    for command in come, go:
-        command.add_argument("--shard-size", type=config.number(1, 1e15), default=5e9, metavar="BYTES",
-                             help="of a file of weights, at most (default: 5e9)")
     a = ap.parse_args()
     from hub import transfer  # here: PyTorch takes seconds to load, and --help does not need it
     run = a.run.rstrip("/")
     if a.act == "import":
-        transfer.import_folder(a.folder.rstrip("/"), run, a.tokenizer, a.shard_size, a.context)
+        transfer.import_folder(a.folder.rstrip("/"), run)
     else:
-        transfer.export_run(run, a.out.rstrip("/"), a.step, a.shard_size, a.licence)
+        transfer.export_run(run, a.out.rstrip("/"), a.step, a.licence)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,8 @@ SPARE = iter(range(256, 512))
 CHAR = {b: chr(b if b in PRINTABLE else next(SPARE)) for b in range(256)}
 BYTE = {c: b for b, c in CHAR.items()}
 BYTES = [bytes([BYTE[c]]) for c in sorted(BYTE)]        # in the order of BLOOM's vocabulary
-SPECIALS = ["<unk>", "<s>", "</s>", "<pad>"]
-ROLES = "unk", "bos", "eos", "pad"
-NAMES = {"clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+ROLES = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}       # BLOOM's names
+SPECIALS = [*ROLES.values()]
 KINDS = "bpe", "sentencepiece"
 FILES = "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"
 
@@ -73,24 +72,25 @@ def merge_most_frequent(count, vocab):
 
 
 class Tokenizer:
-    """What the kinds share. `entries`: bytes of each id, none for special ones. `special_ids`: {name: id}."""
+    """What the kinds share. A kind has ids_of(texts), `entries`, the bytes of each id, none for special ones,
+    and `special_ids`, {name: id}."""
     space = False
     lossless = True
     prompt = []
-    adds_bos = False            # the prompt is `bos`
-    roles = (None,) * 4         # ids of ROLES
+    imported = False
     way = ""                    # how texts are cut, if not as in the papers
     files = {}                  # {name: bytes} of the folder that was read
 
-    def set_roles(self, roles, imported=False):
-        """In our rows a text follows the end of another; an imported model begins as its files say."""
-        self.roles = self.unk, self.bos, self.eos, self.pad = roles
-        if self.adds_bos and self.bos is not None:
-            self.prompt = [self.bos]
+    def set_roles(self, says):
+        self.unk, self.bos, self.eos, self.pad = map(self.special_ids.get, role_names(says))
         self.ends = {self.eos} - {None}
-        self.begin = self.prompt if imported else [*self.ends, *self.prompt]
-        for i in {*roles} - {None}:
-            self.entries[i] = b""
+
+    @property
+    def begin(self):
+        """In our rows a text follows the end of another; an imported model begins as its files say."""
+        if self.imported or self.eos is None:
+            return self.prompt
+        return [self.eos, *self.prompt]
 
     def encode(self, text):
         return self.encode_batch([text])[0]
@@ -109,9 +109,10 @@ class Tokenizer:
             return text[1:]
         return text
 
-    def try_out(self, texts):
-        """Find out `space` and `lossless`."""
+    def try_out(self):
+        """Find out `space` and `lossless` with texts that some models change."""
         self.space = self.decode(self.encode("a")) == " a"
+        texts = "  a  \t\u3000\n", "e\u0301\ufb01\u00bd", "\u2581"
         self.lossless = all(self.decode(self.encode(text)) == text for text in texts)
 
     def save(self, folder):
@@ -129,13 +130,13 @@ class BPE(Tokenizer):
     SPLIT = {"type": "Split", "pattern": {"Regex": REGEX}, "behavior": "Isolated", "invert": False}
     CUT = {"type": "Sequence", "pretokenizers": [SPLIT, LEVEL]}
 
-    def __init__(self, merges):
+    def __init__(self, merges, says={}):
         self.merges = merges
         self.entries = [b""] * len(SPECIALS) + BYTES + [a + b for a, b in merges]
         self.vocab = len(self.entries)
         ranks = {entry: i for i, entry in enumerate(self.entries) if entry}
         self.tiktoken = tiktoken.Encoding("bpe", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={})
-        self.set_roles([0, 1, 2, 3])
+        self.set_roles(says)
 
     def ids_of(self, texts):
         if not any(len(text) > 50_000 and re.search(f"[{GAP}]{{50000}}", text) for text in texts):
@@ -159,17 +160,27 @@ class BPE(Tokenizer):
         return {"tokenizer.json": json_bytes(file), "tokenizer_config.json": json_bytes(says)}
 
     @classmethod
-    def of_file(cls, file):
+    def of_file(cls, file, says):
         """The tokenizer of a tokenizer.json of ours, or of BLOOM's ("a b" is a merge); None for any other."""
         model = file["model"]
         after = file.get("post_processor") or cls.LEVEL
         merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
         names = [*SPECIALS, *sorted(BYTE), *map("".join, merges)]
-        vocab = {name: i for i, name in enumerate(names)}
         has = [file.get("normalizer"), file.get("pre_tokenizer"), after["type"], added_tokens(file),
                model.get("vocab"), {key for key, value in model.items() if value}]
-        if has == [None, cls.CUT, "ByteLevel", cls.special_ids, vocab, {"type", "vocab", "merges"}]:
-            return cls([(from_printable(a), from_printable(b)) for a, b in merges])
+        if has == [None, cls.CUT, "ByteLevel", cls.special_ids, {name: i for i, name in enumerate(names)},
+                   {"type", "vocab", "merges"}]:
+            return cls([(from_printable(a), from_printable(b)) for a, b in merges], says)
+
+
+# in the tokenizer_config.json of both kinds
+NAMES = {"clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+
+
+def role_names(says):
+    """The names of ROLES in `says`, a tokenizer_config.json, or else BLOOM's."""
+    tokens = [says.get(f"{role}_token") or name for role, name in ROLES.items()]
+    return [token["content"] if isinstance(token, dict) else token for token in tokens]
 
 
 def printable(entry):
@@ -184,16 +195,18 @@ def json_bytes(value):
     return json.dumps(value, indent=1, ensure_ascii=False).encode()
 
 
-CHANGED = "  a  \t\u3000\n", "e\u0301\ufb01\u00bd"    # some models change these
-PLAIN = "One 2, three-four!\n\tfive_6."              # no model may change this
-MARK = "\U0010fffd"                                  # for private use: a character of no piece
+def added_tokens(file):
+    return {token["content"]: token["id"] for token in file.get("added_tokens") or []}
+
+
+MARK = "\U0010fffd"             # for private use: a character of no piece
 
 
 class SentencePiece(Tokenizer):
     """SentencePiece BPE as in LLaMA: ids `<unk> <s> </s>`, 256 bytes, pieces. U+2581 stands for a space."""
     kind = "sentencepiece"
 
-    def __init__(self, model, adds_bos=True):           # as in Meta's code
+    def __init__(self, model, says={}, adds_bos=True):
         sentencepiece.set_min_log_level(3)
         self.model = model
         self.sp = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -201,11 +214,11 @@ class SentencePiece(Tokenizer):
         self.ids = {sp.id_to_piece(i): i for i in range(self.vocab)}
         self.special_ids = {p: i for p, i in self.ids.items() if sp.is_control(i) or sp.is_unknown(i)}
         self.entries = [b"" if piece in self.special_ids else piece_bytes(piece) for piece in self.ids]
-        self.adds_bos = adds_bos
-        roles = sp.unk_id(), sp.bos_id(), sp.eos_id(), sp.pad_id()
-        self.set_roles([i if i >= 0 else None for i in roles])
         self.sign = [self.ids[f"<0x{b:02X}>"] for b in "\u2581".encode()]
-        self.try_out(CHANGED)
+        self.set_roles(says)
+        if adds_bos and self.bos is not None:
+            self.prompt = [self.bos]
+        self.try_out()
         self.way = ("" if self.space else "no space before") + ("" if self.lossless else "lossy")
 
     def ids_of(self, texts):
@@ -238,98 +251,70 @@ def piece_bytes(piece):
     return piece.replace("\u2581", " ").encode()
 
 
+PLAIN = "One 2, three-four!\n\tfive_6."              # no model may change this
+
+
 class Foreign(Tokenizer):
     """Any other BPE in a tokenizer.json: Llama 3, SmolLM, NeoX. Hugging Face's `tokenizers` encodes."""
-    def __init__(self, files):
+    def __init__(self, file, says):
         try:
             import tokenizers
         except ImportError as e:
             raise ValueError("its library is missing: pip install tokenizers") from e
-        file = parse_json(files, "tokenizer.json") | {"truncation": None, "padding": None}
-        model = file["model"]
-        if model.get("type", "BPE") != "BPE":
-            raise ValueError(f"its model is {model['type']}; only BPE is supported")
-        self.special_ids = added_tokens(file)
-        roles = find_roles(files, self.special_ids)
-        added = file.get("added_tokens") or []
-        added = [token for token in added if not token["special"] and token["id"] not in roles]
-        plain = added_tokens({"added_tokens": added})
-        vocab = {entry: i for entry, i in model["vocab"].items() if entry not in self.special_ids} | plain
-        # a copy without special tokens encodes, so that no text can spell one
-        copy = {"added_tokens": added, "model": model | {"vocab": vocab, "dropout": None}}
-        whole = tokenizers.Tokenizer.from_str(json.dumps(file))
-        self.library = tokenizers.Tokenizer.from_str(json.dumps(file | copy | {"post_processor": None}))
-        ids = vocab | self.special_ids
-        if whole.get_vocab() != ids:
-            raise ValueError("an id is not the one that the library gives")
+        model_type = file["model"].get("type", "BPE")
+        if model_type != "BPE":
+            raise ValueError(f"its model is {model_type}; only BPE is supported")
+        special = {}
+        for token in file.get("added_tokens") or []:
+            token["special"] |= token["content"] in role_names(says)
+            special[token["content"]] = token["special"]
+        self.library = tokenizers.Tokenizer.from_str(json.dumps(file))
+        self.library.no_truncation()
+        self.library.no_padding()
+        self.library.encode_special_tokens = True       # a text that spells one stays text
         byte_level = is_byte_level(file)
         self.kind = "bpe" if byte_level else "sentencepiece"
         to_bytes = from_printable if byte_level else piece_bytes
+        ids = self.library.get_vocab()
+        self.special_ids = {name: ids[name] for name in special}
+        self.set_roles(says)
         self.vocab = 1 + max(ids.values())
         self.entries = [b""] * self.vocab
-        for entry, i in vocab.items():
-            self.entries[i] = entry.encode() if entry in plain else to_bytes(entry)
-        if not (byte_level or model.get("byte_fallback")) or not {*BYTES} <= {*self.entries}:
-            raise ValueError("it lacks some of the 256 bytes")
-        self.try_out([*CHANGED, "\u2581"])
+        for name, i in ids.items():
+            if name not in special:
+                self.entries[i] = to_bytes(name)
+            elif not special[name]:
+                self.entries[i] = name.encode()
+        self.try_out()
         cut = json.dumps([file.get("normalizer"), file.get("pre_tokenizer")], sort_keys=True)
-        if self.decode(self.encode(PLAIN)) != PLAIN:
-            raise ValueError(f"its ids do not spell a text, which is changed by {cut:.200}")
+        if not {*BYTES} <= {*self.entries} or self.decode(self.encode(PLAIN)) != PLAIN:
+            raise ValueError(f"its ids do not spell every text, which is changed by {cut:.200}")
         if {*re.findall('"type": "(.*?)"', cut)} <= {"Sequence", "Prepend", "Replace", "Metaspace"}:
             self.way = "" if self.space else "no space before"      # as LLaMA's
         elif cut != json.dumps([None, BPE.CUT], sort_keys=True):
             self.way = cut
-        text, whole_text = self.encode("a"), whole.encode("a").ids
-        self.prompt = whole_text[:-len(text)]
-        if [*self.prompt, *text] != whole_text:
-            raise ValueError("it puts something after a text")
+        begun = self.library.encode("a")
+        self.prompt = begun.ids[:begun.special_tokens_mask.index(0)]
 
     def ids_of(self, texts):
-        return [encoding.ids for encoding in self.library.encode_batch_fast(texts)]
-
-
-# ---- from folders ----
-
-def parse_json(files, name):
-    """The JSON object in a file; empty if it is not there."""
-    with config.blame(f"{name} is not a JSON object"):
-        return dict(json.loads(files.get(name, b"{}")))
-
-
-def added_tokens(file):
-    return {token["content"]: token["id"] for token in file.get("added_tokens") or []}
+        return [encoding.ids for encoding in self.library.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def is_byte_level(file):
     return "ByteLevel" in json.dumps(file.get("pre_tokenizer"))
 
 
-def find_roles(files, ids, own=Tokenizer.roles):
-    """The ids of ROLES, as transformers finds them; those of BLOOM's names, if the files give none.
-    ids: {name: id} of the special tokens."""
-    said = parse_json(files, "tokenizer_config.json")
-    if "added_tokens_decoder" not in said:          # else transformers does not read the other file
-        said |= parse_json(files, "special_tokens_map.json")
-    if not any(f"{role}_token" in said for role in ROLES):
-        return [ids.get(name, i) for name, i in zip(SPECIALS, own)]
-    found = list(own)
-    for n, role in enumerate(ROLES):
-        token = said.get(f"{role}_token")
-        name = token["content"] if isinstance(token, dict) else token
-        if name:
-            found[n] = ids[name]
-    return found
-
+# ---- from folders ----
 
 def from_files(files):
-    file = parse_json(files, "tokenizer.json")
+    """The tokenizer of {name: bytes}."""
+    file, says = (json.loads(files.get(name, b"{}")) for name in ("tokenizer.json", "tokenizer_config.json"))
     if "tokenizer.model" in files and not is_byte_level(file):
-        said = parse_json(files, "tokenizer_config.json")
-        adds_bos = file.get("post_processor") if file else said.get("add_bos_token", True)
-        found = SentencePiece(files["tokenizer.model"], adds_bos)
+        adds_bos = file.get("post_processor") if file else says.get("add_bos_token", True)
+        found = SentencePiece(files["tokenizer.model"], says, adds_bos)
         if not file or found.lossless and found.ids == file["model"]["vocab"] | added_tokens(file):
             return found                # else tokenizer.json counts, as in transformers
-    return BPE.of_file(file) or Foreign(files)
+    return BPE.of_file(file, says) or Foreign(file, says)
 
 
 def load(folder, imported=False):
@@ -340,15 +325,10 @@ def load(folder, imported=False):
     if not {*FILES[:2]} & {*files}:
         raise ValueError(f"no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model")
     try:
-        with config.blame(f"{folder} has no tokenizer that this program can use"):
-            found = from_files(files)
-            found.set_roles(find_roles(files, found.special_ids, found.roles), imported)
-    except BaseException as e:
-        # SentencePiece raises a RuntimeError, tokenizers an Exception; a panic in Rust is neither
-        if type(e) in (RuntimeError, Exception) or type(e).__name__ == "PanicException":
-            raise ValueError(f"{folder}: the tokenizer's library says: {e}") from e
-        raise
-    found.files = files
+        found = from_files(files)
+    except Exception as e:              # of SentencePiece, or of tokenizers, whose errors are plain ones
+        raise ValueError(f"{folder} has no tokenizer that this program can use: {e!r:.300}") from e
+    found.files, found.imported = files, imported
     return found
 
 

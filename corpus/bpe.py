@@ -2,8 +2,8 @@
 
     train_bpe({"low": 5, "lot": 2}, 262)  ->  [(b"l", b"o"), (b"lo", b"w")]
 
-The definition counts all pairs again for each merge: hours for 32,000 entries. Here each pair has a list of
-its places in the text, and three steps keep these lists:
+The definition counts all pairs again for each merge. Here each pair has a list of its places in the text, and
+three steps keep these lists:
     born      a pair exists for the first time: count its places, put it into a heap
     recount   the pair on top of the heap may have lost places: look at them again
     join      write the new entry at the places of the most frequent pair
@@ -30,8 +30,8 @@ class Places:
     Where two ids are joined, the left place gets the new id and the right place falls out; `after` and
     `before` link the places in use. `times` says how often the piece of a place occurs. A pair (a, b) is one
     number, a * 2^32 + b, because numpy can sort numbers. `heap` has each pair once: (-count, pair, places).
-    A pair is born when the younger of its two ids is. It then has all the places that it will ever have, and
-    can only lose some. So a count in the heap may be too high, but it is never too low.
+    A pair is born, with all the places that it will ever have, when the younger of its two ids is. So a count
+    in the heap may be too high, but it is never too low.
     """
     def __init__(self, count):
         number = np.zeros(256, np.int32)
@@ -55,13 +55,12 @@ class Places:
         ends = np.append(starts, len(at))[1:]
         counts = np.add.reduceat(self.times[at], starts) if len(at) else starts
         often = np.flatnonzero(counts > 1)
-        lists = [x[often].tolist() for x in (counts, pairs[starts], starts, ends)]
-        for n, pair, start, end in zip(*lists):
+        for n, pair, start, end in zip(*(x[often].tolist() for x in (counts, pairs[starts], starts, ends))):
             heapq.heappush(self.heap, (-n, pair, at[start:end]))
 
     def recount(self):
-        """The most frequent pair as (a, b, its places); None if no pair is left. If the count on top of the
-        heap still holds, no pair occurs more often. If not, the pair goes back with its present count."""
+        """The most frequent pair as (a, b, its places), or None. If the count on top of the heap still holds,
+        no pair occurs more often. If not, the pair goes back with its present count."""
         while self.heap:
             n, pair, at = heapq.heappop(self.heap)
             a, b = pair >> 32, pair & 0xffffffff
@@ -93,9 +92,8 @@ class Places:
 
 
 def train_bpe(count, vocab):
-    """As merge_most_frequent(count, vocab); TooManyEntries if there are not so many."""
-    entries = list(BYTES)
-    merges = []
+    """As merge_most_frequent(count, vocab), or TooManyEntries."""
+    entries, merges = list(BYTES), []
     places = Places(count)
     tick = config.progress("joining pairs", vocab - len(SPECIALS) - len(BYTES))
     while len(SPECIALS) + len(entries) < vocab:

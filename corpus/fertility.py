@@ -1,6 +1,6 @@
 """The two commands of tokenizer.py: train a tokenizer, and report how it treats each language.
 
-    python tokenizer.py report data/wide --input en/ yo/ --lang en yo --monolingual --json report.json
+    python tokenizer.py report data/wide --input en/ yo/ --lang en yo --monolingual
     python tokenizer.py report data/wide --show "a text"
 
 fertility    tokens per word, a word encoded with a space before it (BLOOM, section 3.3; Acs 2019)
@@ -21,30 +21,23 @@ from corpus.bpe import TooManyEntries
 from corpus.pieces import chosen, shares, train_tokenizer
 from corpus.text import HAN, words
 
-RATIOS = {"bytes_per_token": ("bytes", "tokens"), "fertility": ("pieces", "words"),
-          "continued": ("cut", "words"), "single": ("single", "tokens")}
 HELD_OUT = 10           # with --monolingual one document in so many is measured, the others train
 
 
-def count_tokens(tokenizer, texts, lang):
-    """Counts of texts of one language, which may be added up."""
+def figures(tokenizer, texts, lang):
+    """A row of the report: what `tokenizer` makes of texts of one language."""
     batch = tokenizer.encode_batch(texts)
-    found = collections.Counter(word for text in texts for word in words(text, lang, False))
+    count = collections.Counter(word for text in texts for word in words(text, lang, False))
     # SentencePiece puts the space before a word itself; before a Han character there is none
-    alone = [word if tokenizer.space or HAN.fullmatch(word) else " " + word for word in found]
-    n = collections.Counter(words=found.total(), tokens=sum(map(len, batch)))
-    n["bytes"] = sum(len(text.encode()) for text in texts)
-    n["single"] = sum(len(tokenizer.bytes_of(i)) == 1 for ids in batch for i in ids)
-    for ids, times in zip(tokenizer.encode_batch(alone), found.values()):
-        n["pieces"] += len(ids) * times
-        n["cut"] += (len(ids) > 1) * times
-    return n
-
-
-def figures(n):
-    """A row of a report from the counts of count_tokens()."""
-    ratios = {name: n[a] / max(1, n[b]) for name, (a, b) in RATIOS.items()}
-    return {"bytes": n["bytes"], "words": n["words"], "tokens": n["tokens"]} | ratios
+    alone = [word if tokenizer.space or HAN.fullmatch(word) else " " + word for word in count]
+    pieces = cut = 0
+    for ids, times in zip(tokenizer.encode_batch(alone), count.values()):
+        pieces += len(ids) * times
+        cut += (len(ids) > 1) * times
+    single = sum(len(tokenizer.bytes_of(i)) == 1 for ids in batch for i in ids)
+    size, tokens, n = sum(len(text.encode()) for text in texts), sum(map(len, batch)), count.total()
+    return {"bytes": size, "words": n, "tokens": tokens, "bytes/token": size / tokens,
+            "fertility": pieces / max(1, n), "continued": cut / max(1, n), "single": single / tokens}
 
 
 def largest(kind, texts, vocab):
@@ -65,8 +58,7 @@ def monolingual(tokenizer, languages):
         rest = [text for i, text in enumerate(texts) if i % HELD_OUT]
         alone = largest(tokenizer.kind, rest, tokenizer.vocab) if rest else None
         if alone:
-            counts = [count_tokens(t, texts[::HELD_OUT], lang) for t in (tokenizer, alone)]
-            ours, theirs = (figures(n)["fertility"] for n in counts)
+            ours, theirs = (figures(t, texts[::HELD_OUT], lang)["fertility"] for t in (tokenizer, alone))
             result[lang] = {"fertility": ours, "alone": theirs, "entries": alone.vocab,
                             "worse": (ours - theirs) / max(ours, 1e-9)}
         tick(1)
@@ -79,6 +71,14 @@ def show(tokenizer, text):
     for n, i in enumerate(ids):
         print(f"\033[{41 + n % 6}m{tokenizer.bytes_of(i).decode('utf-8', 'backslashreplace')}\033[0m", end="")
     print(f"\n{len(ids)} tokens: {ids}")
+
+
+def print_table(rows):
+    columns = next(iter(rows.values()), {})
+    print(f"{'':10}" + "".join(f"{key:>13}" for key in columns))
+    for lang, row in sorted(rows.items()):
+        print(f"{lang:10}" + "".join(f"{x:13,}" if type(x) is int else f"{x:13.3f}" for x in row.values()))
+    print()
 
 
 # ---- the commands ----
@@ -98,36 +98,16 @@ def documents(args):
                 yield d | {"lang": d.get("lang") or "unknown"}
 
 
-def print_table(rows):
-    columns = next(iter(rows.values()), {})
-    print(f"{'':20}" + "".join(f"{key.replace('_per_', '/'):>13}" for key in columns))
-    for name, row in sorted(rows.items()):
-        print(f"{name:20}" + "".join(f"{x:13,}" if type(x) is int else f"{x:13.3f}" for x in row.values()))
-    print()
-
-
 def report(args):
     tokenizer = tokenizers.load(args.tokenizer)
     if args.show:
         return show(tokenizer, args.show)
-    if not args.input:
-        raise ValueError("give --input PATH or --show TEXT")
-    groups, languages = collections.defaultdict(list), collections.defaultdict(list)
+    languages = collections.defaultdict(list)
     for d in documents(args):
-        groups[d["source"], d["lang"]].append(d["text"])
         languages[d["lang"]].append(d["text"])
-    by_source, totals = {}, collections.defaultdict(collections.Counter)
-    for (name, lang), texts in groups.items():
-        counts = count_tokens(tokenizer, texts, lang)
-        by_source[f"{name}/{lang}"] = figures(counts)
-        totals[lang] += counts
-    result = {"sources": by_source, "languages": {lang: figures(n) for lang, n in totals.items()}}
+    print_table({lang: figures(tokenizer, texts, lang) for lang, texts in languages.items()})
     if args.monolingual:
-        result["monolingual"] = monolingual(tokenizer, languages)
-    for table in result.values():
-        print_table(table)
-    if args.json:
-        config.write_json(args.json, result)
+        print_table(monolingual(tokenizer, languages))
 
 
 def train(args):
@@ -154,15 +134,15 @@ def main():
     t.add_argument("--alpha", type=config.number(0, 10, float), default=1.0,
                    help="languages are drawn by their size to this power (default: 1; BLOOM: 0.3)")
     t.add_argument("--out", required=True, metavar="DIR")
-    r = commands.add_parser("report", doc=__doc__, help="how one treats each source and language")
+    r = commands.add_parser("report", doc=__doc__, help="how one treats each language")
     r.set_defaults(run=report)
     r.add_argument("tokenizer", metavar="DIR")
     r.add_argument("--monolingual", action="store_true", help="compare with one language's own")
-    r.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    r.add_argument("--show", metavar="TEXT", help="only print this text's pieces, coloured")
-    for one in t, r:
-        one.add_argument("--input", nargs="+", required=one is t, metavar="PATH",
-                         help="files, folders or globs that prepare.py reads")
+    what = r.add_mutually_exclusive_group(required=True)
+    what.add_argument("--show", metavar="TEXT", help="print this text's pieces, coloured")
+    for one, place in (t, t), (r, what):
+        place.add_argument("--input", nargs="+", required=one is t, metavar="PATH",
+                           help="files, folders or globs that prepare.py reads")
         one.add_argument("--lang", nargs="+", help="one for all paths, or one for each")
     args = parser.parse_args()
     args.run(args)

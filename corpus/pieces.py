@@ -46,45 +46,43 @@ def batches(texts):
     yield batch
 
 
-def pieces_of(pattern, texts):
-    return collections.Counter(piece for text in texts for piece in re.findall(pattern, text))
+def pieces_of(texts):
+    return collections.Counter(piece for text in texts for piece in re.findall(tokenizers.PIECES, text))
 
 
-def counted(pattern, texts, workers):
-    """The pieces_of() each batch, in order. At most two batches a worker are in memory."""
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    if workers > 1:
-        pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    with pool:
-        waiting = collections.deque()
+def counted(texts, workers):
+    """The pieces_of() each batch, in order. At most one batch more than workers is in memory."""
+    if workers == 1:
+        yield from map(pieces_of, batches(texts))
+        return
+    waiting = collections.deque()
+    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for batch in batches(texts):
-            waiting.append(pool.submit(pieces_of, pattern, batch))
+            waiting.append(pool.submit(pieces_of, batch))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         for future in waiting:
             yield future.result()
 
 
-def count_pieces(pattern, texts, workers=1, most=MOST):
-    """(Counter of the pieces, how many were left out as too long, how many as too rare)."""
-    count, rare = collections.Counter(), 0
-    for part in counted(pattern, texts, workers):
+def count_pieces(texts, workers=1, most=MOST):
+    """(Counter of the pieces, how many were left out as too long or too rare)."""
+    count, found = collections.Counter(), 0
+    for part in counted(texts, workers):
+        found += part.total()
         count.update(part)
         if len(count) > 2 * most:
-            kept = collections.Counter(dict(count.most_common(most)))
-            rare += count.total() - kept.total()
-            count = kept
-    long = sum(count.pop(piece) for piece in list(count) if len(piece.encode()) > LONGEST)
-    return count, long, rare
+            count = collections.Counter(dict(count.most_common(most)))
+    for piece in [piece for piece in count if len(piece.encode()) > LONGEST]:
+        del count[piece]
+    return count, found - count.total()
 
 
-# LLaMA's settings. Digits are split, unknown characters become bytes (section 2.1).
-LLAMA = dict(
-    model_type="bpe", character_coverage=0.99995, input_sentence_size=200_000_000, max_sentence_length=4192,
-    shuffle_input_sentence=True, max_sentencepiece_length=16, split_by_unicode_script=True, split_digits=True,
-    split_by_whitespace=True, split_by_number=True, treat_whitespace_as_suffix=False, byte_fallback=True,
-    allow_whitespace_only_pieces=True, normalization_rule_name="identity", add_dummy_prefix=True,
-    remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, unk_surface=" \u2047 ")
+# LLaMA's settings, where the library has other ones. Digits are split, unknown characters become bytes
+# (section 2.1).
+LLAMA = dict(model_type="bpe", character_coverage=0.99995, input_sentence_size=200_000_000, split_digits=True,
+             byte_fallback=True, allow_whitespace_only_pieces=True, normalization_rule_name="identity",
+             remove_extra_whitespaces=False)
 
 
 def short_lines(texts):
@@ -114,7 +112,7 @@ def train_tokenizer(kind, texts, vocab, workers=1):
         raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least {LEAST}")
     if kind == "sentencepiece":
         return tokenizers.SentencePiece(train_sentencepiece(texts, vocab))
-    count, long, rare = count_pieces(tokenizers.PIECES, texts, workers)
-    if long or rare:
-        print(f"left out: {long:,} long pieces, {rare:,} beyond the {MOST:,} most frequent")
+    count, left_out = count_pieces(texts, workers)
+    if left_out:
+        print(f"left out: {left_out:,} pieces, above {LONGEST} bytes or beyond the {MOST:,} most frequent")
     return tokenizers.BPE(train_bpe(count, vocab))

@@ -38,29 +38,26 @@ def data(run):
     """The data card without the part that shows what was taken out."""
     folder = f"data/{run.settings().data.name}"
     sums = run.facts["data_sha256"]
-    if not os.path.exists(f"{folder}/manifest.json") or not os.path.exists(f"{folder}/DATA_CARD.md"):
-        return (f"## Data\n\n{folder} was not there when this was written. Its sources: {', '.join(sums)}; "
-                "their licences and permissions are not known here.\n")
-    same = checkpoint.hashes(config.read_json(f"{folder}/manifest.json")) == sums
-    note = "" if same else "It has changed since the training; this is what it is now.\n\n"
+    manifest = f"{folder}/manifest.json"
+    if not os.path.exists(manifest) or checkpoint.hashes(config.read_json(manifest)) != sums:
+        return (f"## Data\n\n{folder} was not there, or had changed, when this was written. Its sources: "
+                f"{', '.join(sums)}; their licences and permissions are not known here.\n")
     with open(f"{folder}/DATA_CARD.md", encoding="utf-8") as f:
         text = f.read().partition("## What was taken out")[0]
-    return f"## Data\n\n{note}" + re.sub("^#", "##", text, flags=re.M)
+    return "## Data\n\n" + re.sub("^#", "##", text, flags=re.M)
 
 
-def training(run, state, records):
-    """What the log says. A loss is that of the exported step, or of the last one before it that has one."""
+def training(run, state):
+    """What the log says of the exported step, or of the last one before it that was measured."""
     last = {}                           # {a key of a record: the last record that has it}
-    for record in records:
-        last |= dict.fromkeys(record, record)
+    for record in run.records():
+        if record["step"] <= state["step"]:
+            last |= dict.fromkeys(record, record)
     text = (f"## Training\n\n{state['tokens']:,} tokens in {state['step']:,} steps, with torch "
             f"{run.facts['torch']}.\n")
     if "sources" in last:
         rows = [[name, *seen] for name, seen in last["sources"]["sources"].items()]
         text += "\n" + table(["source", "tokens read", "epochs"], rows)
-    if "loss" in last:
-        loss = last["loss"]
-        text += f"\nTraining loss at step {loss['step']:,}: {loss['loss']:.4f} nats per token.\n"
     if "val" in last:
         step, val = last["val"]["step"], last["val"]["val"]
         rows = []
@@ -95,14 +92,12 @@ def card(run, state, n, tokenizer, licence):
         parts += [settings(model=run.shape), tasks(run, state["step"])]
     else:
         cfg = run.settings()
-        records = [record for record in run.records() if record["step"] <= state["step"]]
-        small = "It is a small model: it writes in the manner of its data and knows next to nothing. "
         parts += [
-            data(run), settings(model=cfg.model, optim=cfg.optim, run=cfg.run),
-            training(run, state, records), tasks(run, state["step"]),
-            "## How a text begins\n\nIn the training rows a text follows the end of another. A prompt "
-            f"that begins a text is better preceded by it too: ids `{tokenizer.begin}`, then the text's.\n",
-            f"## Limits\n\n{small if n < 1e8 else ''}It was not evaluated for safety, bias or truth.\n"]
+            data(run), settings(model=cfg.model, optim=cfg.optim, run=cfg.run), training(run, state),
+            tasks(run, state["step"]),
+            "## How a text begins\n\nIn the training rows a text follows the end of another. Begin a text "
+            f"with the ids `{tokenizer.begin}`.\n",
+            "## Limits\n\nIt was not evaluated for safety, bias or truth.\n"]
         licence = licence or "None was given, which permits nothing. The program's licence is another."
     if licence:
         parts.append(f"## Licence\n\n{licence}\n")

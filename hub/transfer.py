@@ -1,8 +1,8 @@
 """Models of others become runs, and runs become folders that transformers opens: python convert.py
 
 What is not exactly one of the two models is refused by name. Nothing in a folder is run: weights are
-safetensors, or Meta's .pth files, of which PyTorch reads tensors alone. All .safetensors files of a folder
-are read, so no path that stands in a file is followed. Their tensors are mapped: one takes memory when used.
+safetensors. All .safetensors files of a folder are read, so no path that stands in a file is followed. Their
+tensors are mapped: one takes memory when used.
 """
 import contextlib
 import dataclasses
@@ -22,35 +22,28 @@ from hub import layouts
 from hub.card import card
 from model import Transformer, count
 
-BUFFERS = ("inv_freq", "masked_bias", "rope.freqs")     # computed, not learned; some versions store them
+SHARD = 5e9                                 # bytes of a file of weights, at most
+BUFFERS = ("inv_freq", "masked_bias")       # computed, not learned; some versions store them
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 # ---- what is in a folder ----
 
-def tensors_in(folder, pattern):
-    """Yield (path, {name: tensor}) for each file of weights."""
-    for path in sorted(glob.glob(f"{glob.escape(folder)}/{pattern}")):
-        try:
-            if path.endswith(".pth"):
-                tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            else:
-                tensors = load_file(path)
-        except Exception as e:          # pickle, zip, torch and safetensors have an error each
-            raise ValueError(f"{path} is damaged, or holds more than tensors ({type(e).__name__})") from e
-        yield path, tensors
-
-
-def open_safetensors(folder, family):
-    """{name with its prefix: [tensor]}"""
+def open_tensors(folder, family):
+    """{name with its prefix: tensor}"""
     found = {}
     prefix = layouts.PREFIX[family]
-    for path, tensors in tensors_in(folder, "*.safetensors"):
+    for path in sorted(glob.glob(f"{glob.escape(folder)}/*.safetensors")):
+        try:
+            tensors = load_file(path)
+        except SafetensorError as e:
+            raise ValueError(f"{path} is damaged, or no safetensors file: {e}") from e
         for name, t in tensors.items():
             full = name if name.startswith((prefix, "lm_head.")) else prefix + name
             if full in found:
                 raise ValueError(f"{path}: the tensor {name} is in another file too; move one of them away")
-            found[full] = [t]
+            if not name.endswith(BUFFERS):
+                found[full] = t
     if not found:
         raise ValueError(f"{folder} has no .safetensors files. A pickle such as pytorch_model.bin can run "
                          "any program when opened. If you trust it, transformers makes safetensors of it: "
@@ -58,48 +51,24 @@ def open_safetensors(folder, family):
     return found
 
 
-def joined(slices, shape):
-    """The tensor of `shape`. Meta cuts a matrix by rows or by columns; a vector is whole in each file."""
-    if len(slices) == 1 or len(shape) == 1:
-        return slices[0]
-    return torch.cat(slices, 0 if slices[0].shape[1] == shape[1] else 1)
-
-
-def open_folder(folder):
-    """(layout, config.Model, {name: slices}) of a folder of weights."""
-    if os.path.exists(f"{folder}/config.json"):
-        layout, cfg = layouts.read_config(folder)
-        found = open_safetensors(folder, layout)
-    elif os.path.exists(f"{folder}/consolidated.00.pth"):
-        files = [tensors for _, tensors in tensors_in(folder, "consolidated.*.pth")]
-        with config.blame(f"{folder}/consolidated.*.pth"):
-            found = {name: [part[name] for part in files] for name in files[0]}
-        layout, cfg = "meta", layouts.read_params(folder, found)
-    else:
-        raise ValueError(f"{folder} has neither config.json (Hugging Face) nor consolidated.00.pth (Meta)")
-    return layout, cfg, {name: slices for name, slices in found.items() if not name.endswith(BUFFERS)}
-
-
-def check_tensors(layout, model, found):
-    """{name: shape} of the tensors that make `model`. Stop unless those found are just these."""
-    left = dict(found)
-    head = left.pop("lm_head.weight", None) if model.cfg.tied else None     # some files have it twice
-    shapes = {}
+def check_tensors(family, model, found):
+    """Stop unless the tensors found are just those that make `model`."""
+    if model.cfg.tied and "lm_head.weight" in found:        # some files have it twice
+        embed, = layouts.names(family, "embed.weight")
+        if not torch.equal(found.pop("lm_head.weight"), found[embed]):
+            raise ValueError("lm_head.weight is not the embedding, but tie_word_embeddings says so")
+    needed = {}
     for ours, p in model.named_parameters():
-        theirs = layouts.to_theirs(layout, ours, p, model.cfg)
-        for name, t in zip(layouts.names(layout, ours), theirs):
-            if name not in left:
-                raise ValueError(f"there is no tensor {name}; is a file missing?")
-            has = joined([part.to("meta") for part in left.pop(name)], t.shape)
-            if has.shape != t.shape or has.dtype not in DTYPES:
-                raise ValueError(f"{name} is {list(has.shape)}, {has.dtype}; with these settings it must be "
-                                 f"{list(t.shape)}, float32, bfloat16 or float16")
-            shapes[name] = t.shape
-    if left:
-        raise ValueError(f"the tensor {min(left)} is none of this model's")
-    if head and not torch.equal(head[0], found[layouts.names(layout, "embed.weight")[0]][0]):
-        raise ValueError("lm_head.weight is not the embedding, but tie_word_embeddings says so")
-    return shapes
+        needed |= zip(layouts.names(family, ours), layouts.to_theirs(family, ours, p, model.cfg))
+    strange = sorted(needed.keys() ^ found.keys())
+    if strange:
+        is_what = "missing" if strange[0] in needed else "not of this model"
+        raise ValueError(f"the tensor {strange[0]} is {is_what}")
+    for name, t in needed.items():
+        has = found[name]
+        if has.shape != t.shape or has.dtype not in DTYPES:
+            raise ValueError(f"{name} is {list(has.shape)}, {has.dtype}; with these settings it must be "
+                             f"{list(t.shape)}, float32, bfloat16 or float16")
 
 
 def end_ids(folder, tokenizer):
@@ -122,24 +91,23 @@ def new_folder(folder):
     try:
         yield f"{folder}.new"
         os.rename(f"{folder}.new", folder)
-    except BaseException:
+    finally:
         shutil.rmtree(f"{folder}.new", ignore_errors=True)
-        raise
 
 
-def write_tensors(folder, sizes, read, most, what):
-    """Write the tensors read(key), a dict, for each key of {key: bytes}, to files of at most `most` bytes, or
+def write_tensors(folder, sizes, read):
+    """Write the tensors read(key), a dict, for each key of {key: bytes}, to files of at most SHARD bytes, or
     of one key. Returns {tensor: file}. Memory holds the tensors of one file."""
     groups = []                         # of keys, one for each file
     room = 0
     for key, size in sizes.items():
-        if not groups or size > room:
+        if size > room:
             groups.append([])
-            room = most
+            room = SHARD
         groups[-1].append(key)
         room -= size
     os.makedirs(folder, exist_ok=True)
-    tick = config.progress(f"{what}, bytes", sum(sizes.values()))
+    tick = config.progress(f"writing {folder}, bytes", sum(sizes.values()))
     files = {}
     for i, group in enumerate(groups, 1):
         file = f"model-{i:05d}-of-{len(groups):05d}.safetensors" if len(groups) > 1 else "model.safetensors"
@@ -158,28 +126,23 @@ def write_tensors(folder, sizes, read, most, what):
 
 # ---- in and out ----
 
-def import_folder(folder, run, place=None, size=5e9, context=None):
-    """Make runs/NAME of a folder, with the tokenizer of `place`; the weights become checkpoint 0."""
-    layout, cfg, found = open_folder(folder)
-    cfg.context = context or cfg.context
+def import_folder(folder, run):
+    """Make runs/NAME of a folder of Hugging Face; the weights become checkpoint 0."""
+    family, cfg = layouts.read_config(folder)
+    found = open_tensors(folder, family)
+    tokenizer = tokenizers.load(folder, imported=True)
     with config.blame(folder), torch.device("meta"):
         model = Transformer(cfg)
-        shapes = check_tensors(layout, model, found)
-    with config.blame("with --tokenizer DIR another one is taken"):
-        tokenizer = tokenizers.load(place or folder, imported=True)
+        check_tensors(family, model, found)
         if tokenizer.vocab > cfg.vocab:
-            raise ValueError(f"it has {tokenizer.vocab:,} entries and the embedding {cfg.vocab:,} rows")
-    dtype = functools.reduce(torch.promote_types, (t[0].dtype for t in found.values()))     # loses nothing
+            raise ValueError(f"its tokenizer has {tokenizer.vocab:,} entries, and its embedding "
+                             f"{cfg.vocab:,} rows")
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in found.values()))        # loses nothing
     sizes = {ours: p.numel() * dtype.itemsize for ours, p in model.named_parameters()}
 
     def read(ours):
-        parts = []
-        for name in layouts.names(layout, ours):
-            part = joined(found[name], shapes[name])
-            if not all(x.isfinite() for x in part.aminmax()):
-                raise ValueError(f"{folder}: {name} has values that are NaN or infinite")
-            parts.append(part.to(dtype))
-        return {ours: layouts.to_ours(layout, ours, parts, cfg)}
+        parts = [found[name].to(dtype) for name in layouts.names(family, ours)]
+        return {ours: layouts.to_ours(family, ours, parts, cfg)}
 
     origin = {"from": os.path.basename(os.path.abspath(folder)), "eos": end_ids(folder, tokenizer),
               "dtype": str(dtype).removeprefix("torch.")}
@@ -188,7 +151,7 @@ def import_folder(folder, run, place=None, size=5e9, context=None):
              "torch": torch.__version__, "imported": origin}
     with new_folder(run) as new:
         at = f"{new}/checkpoints/{0:07d}"
-        write_tensors(f"{at}/model", sizes, read, size, f"importing {folder}")
+        write_tensors(f"{at}/model", sizes, read)
         tokenizer.save(f"{new}/tokenizer")
         config.write_json(f"{new}/config.json", facts)
         checkpoint.seal(at, {"step": 0, "tokens": 0})
@@ -199,7 +162,7 @@ def import_folder(folder, run, place=None, size=5e9, context=None):
           f"{tokenizer.vocab:,} entries\nnow: python sample.py {run} --prompt \"...\"")
 
 
-def export_run(path, out, step=None, size=5e9, licence=None):
+def export_run(path, out, step=None, licence=None):
     """Write the model of a run as a folder that transformers opens, with a model card."""
     run = checkpoint.open_run(path)
     cfg, tokenizer = run.shape, run.tokenizer()
@@ -219,7 +182,7 @@ def export_run(path, out, step=None, size=5e9, licence=None):
     drawing = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0}        # sample.py's
     generation = ids | {"suppress_tokens": unnamed or None} | ({} if run.imported else drawing)
     with new_folder(out) as new:
-        files = write_tensors(new, sizes, read, size, f"exporting {path}")
+        files = write_tensors(new, sizes, read)
         if len(set(files.values())) > 1:
             index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
             config.write_json(f"{new}/model.safetensors.index.json", index)

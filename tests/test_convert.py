@@ -23,18 +23,17 @@ ROWS = 512          # of the embedding; the tokenizers have 500 entries
 BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
 IDS = torch.randint(4, 500, (2, 23), generator=torch.Generator().manual_seed(0))
 CLOSE = 5e-4        # float32 products in another order differ in the sixth digit of logits near 10
-LLAMA = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40,
-         "rms_norm_eps": 1e-3, "max_position_embeddings": 128, "vocab_size": ROWS}
-BLOOM = {"hidden_size": 48, "n_layer": 2, "n_head": 4, "layer_norm_epsilon": 1e-3, "vocab_size": ROWS}
+SHAPE = {
+    "bloom": {"hidden_size": 48, "n_layer": 2, "n_head": 4, "layer_norm_epsilon": 1e-3, "vocab_size": ROWS},
+    "llama": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40,
+              "rms_norm_eps": 1e-3, "max_position_embeddings": 128, "vocab_size": ROWS}}
 
 
 def small(name, **changes):
     """A random model. No number is at its starting value: a norm or a bias that is left out shows."""
     torch.manual_seed(0)
-    if name == "bloom":
-        model = transformers.BloomForCausalLM(transformers.BloomConfig(**BLOOM | changes))
-    else:
-        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA | changes))
+    cfg = transformers.AutoConfig.for_model(name, **SHAPE[name] | changes)
+    model = transformers.AutoModelForCausalLM.from_config(cfg)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn(p.shape))
@@ -73,9 +72,9 @@ def edit(path, **changes):
     config.write_json(path, {k: v for k, v in facts.items() if v is not None})
 
 
-def come_in(folder, name="runs/in", **more):
-    transfer.import_folder(str(folder), name, **more)
-    return checkpoint.open_run(name)
+def come_in(folder, run="runs/in"):
+    transfer.import_folder(folder, run)
+    return checkpoint.open_run(run)
 
 
 def read_card(path, out, **more):
@@ -100,36 +99,20 @@ def overwrite(path, content):
 
 # ---- the laws ----
 
-THETA = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+NEW_THETA = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
 OLD_THETA = {"rope_parameters": None, "rope_theta": 500_000}
 
 
 @pytest.mark.parametrize("name, changes, edits", [
     ("bloom", {"n_head": 1}, {}), ("bloom", {"n_head": 6}, {}), ("bloom", {"tie_word_embeddings": False}, {}),
-    ("llama", {}, {}), ("llama", {"num_key_value_heads": 2}, {}), ("llama", {"intermediate_size": 256}, {}),
-    ("llama", {"tie_word_embeddings": True, "num_attention_heads": 6}, {}),
-    ("llama", THETA, {}), ("llama", THETA, OLD_THETA)])
+    ("llama", {"num_key_value_heads": 2, "intermediate_size": 256}, {}), ("llama", NEW_THETA, {}),
+    ("llama", NEW_THETA | {"tie_word_embeddings": True, "num_attention_heads": 6}, OLD_THETA)])
 def test_an_imported_model_has_the_logits_of_transformers(name, changes, edits, work, prepared):
     hf = small(name, **changes)
     save(hf, "hf", prepared, max_shard_size="30KB")
     edit("hf/config.json", **edits)
     model, _ = come_in("hf").load()
     assert (model(IDS) - hf(IDS).logits).abs().max() < CLOSE
-
-
-@BOTH
-def test_greedy_texts_are_those_of_transformers_for_100_tokens(name, work, prepared):
-    hf = small(name, tie_word_embeddings=False)         # tied, a random model repeats itself
-    run = come_in(save(hf, "hf", prepared))
-    (model, _), tokenizer = run.load(), run.tokenizer()
-    tokenizer.ends, prompts = set(), [IDS[0, :n].tolist() for n in (4, 11, 1)]
-    ours = [[] for _ in prompts]
-    for r, i, _ in generate(model, tokenizer, prompts, 100, Draw(temperature=0)):
-        ours[r].append(i)
-    for prompt, text in zip(prompts, ours):
-        theirs = hf.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=100, eos_token_id=None,
-                             pad_token_id=0, suppress_tokens=list(range(tokenizer.vocab, ROWS)))
-        assert text == theirs[0, len(prompt):].tolist() and len(set(text)) > 3
 
 
 @BOTH
@@ -160,17 +143,18 @@ def test_training_goes_on_from_an_import_as_in_transformers_with_adamw(name, wor
     assert ours == pytest.approx(theirs, abs=1e-4) and len(ours) == 5 and abs(ours[0] - ours[4]) > 0.01
 
 
-@pytest.mark.parametrize("name, dtype", [("bloom", torch.float32), ("bloom", torch.bfloat16),
-                                         ("llama", torch.bfloat16), ("llama", torch.float16)])
-def test_import_then_export_gives_the_same_tensors_names_and_dtypes(name, dtype, work, prepared):
+@pytest.mark.parametrize("name, dtype", [("bloom", torch.float32), ("llama", torch.bfloat16),
+                                         ("llama", torch.float16)])
+def test_import_then_export_gives_the_same_tensors_names_and_dtypes(name, dtype, work, prepared, monkeypatch):
     hf = small(name, **({} if name == "bloom" else {"num_key_value_heads": 2})).to(dtype)
     save(hf, "hf", prepared, max_shard_size="30KB")
-    come_in("hf", size=20_000)
+    monkeypatch.setattr(transfer, "SHARD", 20_000)
+    come_in("hf")
     folder = "runs/in/checkpoints/0000000/model"
     files = [load_file(f"{folder}/{file}") for file in os.listdir(folder)]
     assert len(files) > 3
     assert all(sum(t.nbytes for t in tensors.values()) <= 20_000 or len(tensors) == 1 for tensors in files)
-    transfer.export_run("runs/in", "out", size=30_000)
+    transfer.export_run("runs/in", "out")
     assert equal(weights("hf"), weights("out"))
     assert all(os.stat(f"out/{f}").st_mode & 0o044 for f in os.listdir("out")), "others may read it"
     facts, written = config.read_json("hf/config.json"), config.read_json("out/config.json")
@@ -209,47 +193,6 @@ def test_an_exported_run_opens_in_transformers_with_the_same_logits_ids_and_gree
     assert back.imported == {"from": "out", "eos": [tokenizer.eos], "dtype": "float32"}
 
 
-META = {"embed_tokens": "tok_embeddings", "lm_head": "output", "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attention.wq", "model.": "",
-        "self_attn.k_proj": "attention.wk", "self_attn.v_proj": "attention.wv",
-        "self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1",
-        "mlp.down_proj": "feed_forward.w2", "mlp.up_proj": "feed_forward.w3"}
-
-
-def meta(hf, folder, files, embed_side):
-    """A model of transformers as Meta writes it, by hand: rows of q and k interleaved, matrices cut."""
-    c = hf.config
-    D = c.hidden_size // c.num_attention_heads
-    parts = [{"rope.freqs": torch.ones(D // 2)} for _ in range(files)]
-    for name, t in hf.state_dict().items():
-        for theirs, metas in META.items():
-            name = name.replace(theirs, metas)
-        whole = t.clone()
-        for row in range(len(t)) if name.endswith(("wq.weight", "wk.weight")) else []:
-            head, i = row // D * D, row % D                 # the halves of a head become neighbours
-            whole[head + i * 2 % D + i * 2 // D] = t[row]
-        side = embed_side if "embed" in name else int("wo" in name or "w2" in name)
-        for part, piece in zip(parts, whole.chunk(files, side) if t.dim() == 2 else [whole] * files):
-            part[name] = piece.clone()
-    os.makedirs(folder)
-    for n, part in enumerate(parts):
-        torch.save(part, f"{folder}/consolidated.{n:02d}.pth")
-    config.write_json(f"{folder}/params.json", {
-        "dim": c.hidden_size, "n_layers": c.num_hidden_layers, "n_heads": c.num_attention_heads,
-        "n_kv_heads": c.num_key_value_heads, "norm_eps": c.rms_norm_eps, "vocab_size": -1, "multiple_of": 4})
-
-
-@pytest.mark.parametrize("files, embed_side, changes", [
-    (1, 0, {}), (2, 1, {"intermediate_size": 96}), (2, 0, {"num_key_value_heads": 2})])
-def test_metas_own_files_give_the_logits_of_the_same_model(files, embed_side, changes, work, prepared):
-    hf = small("llama", **changes)
-    meta(hf, "meta", files, embed_side)
-    model, _ = come_in("meta", place=str(prepared / "data/tiny-sp/tokenizer")).load()
-    assert (model(IDS) - hf(IDS).logits).abs().max() < CLOSE and model.cfg.context == 2048
-    transfer.export_run("runs/in", "out")
-    assert equal(weights("out"), dict(hf.state_dict()))
-
-
 # ---- what is understood ----
 
 @BOTH
@@ -261,7 +204,6 @@ def test_names_without_prefix_buffers_and_a_written_out_tied_head_are_understood
     embed = tensors["word_embeddings.weight" if name == "bloom" else "embed_tokens.weight"]
     buffer = "h.0.self_attention.masked_bias" if name == "bloom" else "layers.0.self_attn.rotary_emb.inv_freq"
     save_file({**tensors, buffer: torch.ones(6), "lm_head.weight": embed.clone()}, "hf/model.safetensors")
-    edit("hf/config.json", architectures=["BloomModel" if name == "bloom" else "LlamaModel"])
     come_in("hf", "runs/bare")
     assert equal(*(weights(f"runs/{run}/checkpoints/0000000/model") for run in ("in", "bare")))
 
@@ -291,10 +233,10 @@ def test_mixed_dtypes_become_one_that_loses_nothing_and_an_older_import_goes_out
 
 # ---- what is refused ----
 
-def refused(words, **more):
+def refused(words):
     """What is refused leaves nothing, and nothing of it was run."""
     with pytest.raises(ValueError, match=words) as e:
-        come_in("hf", **more)
+        come_in("hf")
     assert len(str(e.value)) < 600
     left = os.listdir("runs") if os.path.exists("runs") else []
     assert not left and not os.path.exists("ran")
@@ -305,24 +247,18 @@ NORM = torch.ones(48)
 
 @pytest.mark.parametrize("changes, words", [
     # keys of config.json
-    ({"model_type": "mistral"}, "mistral.*BloomForCausalLM and LlamaForCausalLM are"),
-    ({"architectures": ["LlamaForSequenceClassification"]}, "SequenceClassification"),
+    ({"model_type": "mistral"}, "config.json: model_type 'mistral' is not supported; bloom and llama are"),
     ({"rope_scaling": {"type": "linear", "factor": 2}}, "RoPE as in rope_scaling=.*linear"),
     ({"rope_parameters": {"rope_type": "llama3"}}, "RoPE as in rope_parameters=.*llama3"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"), ({"attention_bias": True}, "attention_bias"),
-    ({"sliding_window": 128}, "sliding_window"), ({"hidden_act": "gelu"}, "hidden_act=.* must be \"silu\""),
-    ({"num_hidden_layers": 3}, "no tensor model.layers.2.*is a file missing"),
-    ({"hidden_size": "48"}, "config.json: hidden_size: '48' is not of type"),
-    ({"hidden_size": None}, "does not say hidden_size"), ({"rms_norm_eps": -1}, "rms_norm_eps: -1"),
-    ({"num_key_value_heads": 2}, "k_proj.weight is"), ({"vocab_size": 500}, "embed_tokens"),
+    ({"hidden_act": "gelu"}, "hidden_act=.* must be \"silu\""), ({"hidden_size": "48"}, "dim='48' must be"),
+    ({"hidden_size": None}, "config.json: .* missing .*'dim'"), ({"vocab_size": 511}, "embed_tokens"),
+    ({"num_hidden_layers": 3}, "layers.2.* is missing"), ({"num_key_value_heads": 2}, "k_proj.weight is"),
     ({"tie_word_embeddings": True}, "lm_head.weight is not the embed"),
     ({"model_type": "bloom", "apply_residual_connection_post_layernorm": True}, "apply_residual"),
-    ({"model_type": "bloom", "tie_word_embeddings": False}, "no tensor lm_head.weight"),
     # tensors
-    ({"model.norm.weight": None}, "hf: there is no tensor model.norm.weight; is a file missing"),
-    ({"model.norm.bias": NORM}, "the tensor model.norm.bias is none of this model's"),
+    ({"model.norm.weight": None}, "hf: the tensor model.norm.weight is missing"),
+    ({"model.layers.0.self_attn.q_proj.bias": NORM}, "tensor .*q_proj.bias is not of this model"),
     ({"model.norm.weight": NORM[:47]}, "model.norm.weight is .47.*with these settings it must be .48."),
-    ({"model.norm.weight": NORM * torch.nan}, "hf: model.norm.weight has values that are NaN"),
     ({"model.norm.weight": NORM.to(torch.float8_e4m3fn)}, "model.norm.weight is .*float8_e4m3fn; .* must be"),
     ({"norm.weight": NORM}, "the tensor norm.weight is .* too")])
 def test_what_this_model_is_not_is_refused_by_name(changes, words, folder):
@@ -345,50 +281,26 @@ def test_folders_made_to_harm_are_refused_in_one_line_and_nothing_in_them_runs(f
         whole = f.read()
     for content in pickle.dumps(Trap()), whole[:-1], b"", (2 ** 60).to_bytes(8, "little") + b"{}":
         overwrite(file, content)
-        refused("model.safetensors is damaged, or holds more than tensors")
+        refused("model.safetensors is damaged")
     os.rename(file, "hf/pytorch_model.bin")
     refused("no .safetensors files.*pytorch_model.bin.*save_pretrained")
     for content in b"[1]", b"{", b'{"a":' * 100_000:
         overwrite("hf/config.json", content)
         refused("^hf/config.json")
-    os.remove("hf/config.json")
-    refused("hf has neither config.json")
 
 
-def test_metas_files_are_refused_where_they_are_not_understood_and_never_run(work):
-    meta(small("llama"), "hf", 2, 1)
-    params = config.read_json("hf/params.json")
-    table = [({"use_scaled_rope": True}, "use_scaled_rope"), ({"dim": None}, "does not say dim"),
-             ({"n_layers": 3}, "no tensor layers.2.*is a file missing")]
-    for changes, words in table:
-        edit("hf/params.json", **changes)
-        refused(words)
-        config.write_json("hf/params.json", params)
-    second = "hf/consolidated.01.pth"
-    good = torch.load(second, weights_only=True)
-    torch.save({k: t for k, t in good.items() if k != "output.weight"}, second)
-    refused("'output.weight' is missing")
-    torch.save({"a": Trap()}, second)
-    refused(f"{second} is damaged, or holds more than tensors")
-    overwrite(second, pickle.dumps(Trap()))
-    refused(f"{second} is damaged, or holds more than tensors")
-    os.remove(second)
-    refused("with these settings it must be")
-
-
-def test_a_tokenizer_that_is_missing_or_too_large_is_refused_and_one_may_be_given(folder, prepared):
-    os.remove(f"{folder()}/tokenizer.model")
-    refused("--tokenizer DIR.*no tokenizer in hf")
-    save(small("llama", vocab_size=400), "small", prepared)
-    shutil.copytree("small", "hf", dirs_exist_ok=True)
-    refused("500 entries and the embedding 400 rows")
+def test_a_tokenizer_that_is_missing_or_too_large_is_refused(work, prepared):
+    save(small("llama", vocab_size=400), "hf", prepared)
+    refused("500 entries.*400 rows")
+    os.remove("hf/tokenizer.model")
+    refused("no tokenizer in hf")
 
 
 def test_a_mixture_that_neither_model_has_is_refused_by_name(work):
-    for name, *settings in [("bloom", "model.position=rope"), ("bloom", "model.kv_heads=1"),
-                            ("bloom", "model.mlp_dim=64"), ("llama", "model.norm=layer"),
+    for name, *settings in [("bloom", "model.position=rope"), ("llama", "model.norm=layer"),
+                            ("bloom", "model.kv_heads=1", "model.mlp_dim=64"),
                             ("llama", "model.bias=True", "model.embed_norm=True")]:
-        with pytest.raises(ValueError, match=", ".join(settings)):
+        with pytest.raises(ValueError, match=f"runs/mixed .* has no {', '.join(settings)}"):
             layouts.family_of(tiny(name, "mixed", *settings).model, "runs/mixed")
     for free in "model.tied=false", "model.tied=true", "model.eps=1e-3", "model.kv_heads=3":
         assert layouts.family_of(tiny("bloom", "mixed", free).model, "runs/mixed") == "bloom"
@@ -427,8 +339,7 @@ def test_the_command_says_what_it_wrote(originals, work, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["convert.py", *words])
         convert.main()
         return capsys.readouterr().out
-    out = said("import", f"{originals['bloom']}/", "runs/in/", "--shard-size", "2e4", "--context", "99")
-    assert "wrote runs/in: " in out and "rows of 99 tokens" in out
+    assert "wrote runs/in: " in said("import", f"{originals['bloom']}/", "runs/in/")
     assert "wrote out: " in said("export", "runs/in", "out", "--step", "0", "--licence", "mit")
 
 
@@ -442,21 +353,19 @@ def test_the_card_says_what_the_run_knows(trained):
         record = {"step": step, "task": f"of{step}", "shots": 0, "context": 64, "prompts": prompts}
         config.write_json(f"runs/bloom/evaluations/{step}.json", record)
     card = read_card("runs/bloom", "out", licence="cc-by-4.0")
-    last = [r for r in checkpoint.open_run("runs/bloom").records() if r["step"] == 100]
-    loss, = [r["loss"] for r in last if "loss" in r]
-    val, = [r["val"] for r in last if "val" in r]
+    records = checkpoint.open_run("runs/bloom").records()
+    val, = [r["val"] for r in records if r["step"] == 100 and "val" in r]
     fr = val["sources"]["fr"]
     assert card.startswith('---\nlicense: "cc-by-4.0"\nlibrary_name: transformers\npipeline_tag:')
-    for words in (f"Training loss at step 100: {loss:.4f}", "| validation at step 100 |",
-                  f"| all | {round(val['loss'], 4)} |", "| optim.lr | 0.01 |", "12,800 tokens in 100",
-                  f"| fr | {round(fr['loss'], 4)} | {round(fr['bits_per_byte'], 4)} |",
-                  "| fr | unknown (", "| model.tied | True |", "| run.seed | 42 |", "| fr | 6,",
+    for words in ("| validation at step 100 |", f"| all | {round(val['loss'], 4)} |", "12,800 tokens in 100",
+                  f"| fr | {round(fr['loss'], 4)} | {round(fr['bits_per_byte'], 4)} |", "| optim.lr | 0.01 |",
+                  "| fr | unknown (", "| model.tied | True |", "| run.seed | 42 |", "| fr | 6,", "ids `[2]`",
                   "| of100 | 1 so | 0 | 64 | 9 | sum | 0.25 | 0.5 |", "| of100 | 2 why? |",
-                  "ids `[2]`", "## Limits", "## Licence\n\ncc-by-4.0"):
+                  "## Limits", "## Licence\n\ncc-by-4.0"):
         assert words in card, words
-    assert not any(words in card for words in ("What was taken out", os.getcwd(), "has changed", "of50"))
+    assert not any(words in card for words in ("What was taken out", os.getcwd(), "of50"))
     half = read_card("runs/bloom", "half", step=50)
-    for words in "6,400 tokens in 50", "loss at step 50: ", "| validation at step 0 |", "permits nothing":
+    for words in "6,400 tokens in 50", "| validation at step 0 |", "permits nothing":
         assert words in half, words
     come_in("out")
     again = read_card("runs/in", "again")
@@ -464,12 +373,10 @@ def test_the_card_says_what_the_run_knows(trained):
     assert not any(words in again for words in ("How a text begins", "## Training", "## Limits", "permits"))
 
 
-def test_the_card_says_what_is_not_there_any_more(trained):
+def test_the_card_does_not_show_data_that_is_not_that_of_the_training(trained):
     sums = checkpoint.open_run("runs/bloom").facts["data_sha256"]
     edit("runs/bloom/config.json", data_sha256=sums | {"fr": "0"}, init_from="runs/before")
-    card = read_card("runs/bloom", "out")
-    assert "It has changed since the training" in card and "began from the weights of `before`" in card
-    os.remove("data")
     os.remove("runs/bloom/log.jsonl")
-    card = read_card("runs/bloom", "later")
-    assert "was not there" in card and "en, fr" in card and "loss at step" not in card
+    card = read_card("runs/bloom", "out")
+    assert "had changed" in card and "en, fr" in card and "| fr |" not in card
+    assert "began from the weights of `before`" in card
