@@ -70,7 +70,7 @@ def test_merges_are_those_of_counting_anew_each_time():
     for seed in range(60):
         r = random.Random(seed)
         words = ["".join(r.choices("aab c", k=r.randrange(1, 80))) for _ in range(r.randrange(1, 12))]
-        count = count_pieces(T.PIECES, words * 2)[0]
+        count = count_pieces(words * 2)[0]
         expected = T.merge_most_frequent(count, 260 + r.randrange(1, 30))
         assert bpe.train_bpe(count, 260 + len(expected)) == expected, seed
 
@@ -89,13 +89,13 @@ def test_merges_and_ids_are_those_of_hugging_face_tokenizers(texts, hugging_face
 
 
 def test_counting_is_the_same_for_any_workers_and_stays_within_its_bounds(texts, monkeypatch):
-    whole = count_pieces(T.PIECES, texts)
+    whole = count_pieces(texts)
     monkeypatch.setattr(pieces, "BATCH", 10_000)
-    assert count_pieces(T.PIECES, texts, 2) == count_pieces(T.PIECES, texts) == whole
-    count, long, rare = count_pieces(T.PIECES, ["x" * 1001 + " y" * 3, "é" * 501, "é" * 500])
-    assert count == {" y": 3, "é" * 500: 1} and (long, rare) == (2, 0), "they would fill the vocabulary"
-    count, _, rare = count_pieces(T.PIECES, (f"a a a b b w{i}" for i in range(100_000)), most=10)
-    assert len(count) <= 20 and count["a"] == 100_000 and count.total() + rare == 600_000
+    assert count_pieces(texts, 2) == count_pieces(texts) == whole
+    found = count_pieces(["x" * 1001 + " y" * 3, "é" * 501, "é" * 500])
+    assert found == ({" y": 3, "é" * 500: 1}, 2), "pieces of more than 1000 bytes would fill the vocabulary"
+    count, left_out = count_pieces((f"a a a b b w{i}" for i in range(100_000)), most=10)
+    assert len(count) <= 20 and count["a"] == 100_000 and count.total() + left_out == 600_000
 
 
 def test_languages_get_their_share_of_the_training_text():
@@ -223,19 +223,15 @@ def test_blooms_published_file_needs_no_library(hugging_face, tmp_path, texts):
     assert isinstance(T.load(tmp_path), T.Foreign)
 
 
-def test_names_come_from_the_config_then_the_map_then_bloom(tokenizer, tmp_path):
+def test_roles_are_those_of_the_config_or_else_blooms(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
-    says, names = tmp_path / "tokenizer_config.json", tmp_path / "special_tokens_map.json"
-    start, end = '"eos_token": {"content": "<s>"}', '"eos_token": "</s>"'
-    for said, mapped, eos in [("", "", 2), ("", start, 1), (start, "", 1), (end, start, 1),
-                              (end + ', "added_tokens_decoder": {}', start, 2)]:
-        says.write_text("{" + said + "}")
-        names.write_text("{" + mapped + "}")
-        assert T.load(tmp_path).eos == eos
-    names.unlink()
-    for said, words in ("{", "not a JSON"), ("[1]", "not a JSON"), ('{"eos_token": "<end>"}', "'<end>' is"):
+    says = tmp_path / "tokenizer_config.json"
+    for said, eos in ("{}", 2), ('{"eos_token": "<s>"}', 1), ('{"eos_token": {"content": "<s>"}}', 1):
         says.write_text(said)
-        with pytest.raises(ValueError, match=f"no tokenizer that this program can use: .*{words}"):
+        assert T.load(tmp_path).eos == eos
+    for said in "{", "[1]":
+        says.write_text(said)
+        with pytest.raises(ValueError, match="has no tokenizer that this program can use: "):
             T.load(tmp_path)
     with pytest.raises(ValueError, match="needs tokenizer.json or tokenizer.model"):
         T.load("nowhere")
@@ -253,5 +249,5 @@ def test_a_model_that_drops_extra_spaces_is_known_to_be_lossy(texts, monkeypatch
         assert all(found.encode(text) == theirs.encode(text) for text in [*texts[:8], "  two  spaces "])
         prints.add(T.fingerprint(found))
     (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
-    with pytest.raises(ValueError, match="the tokenizer's library says: "):
+    with pytest.raises(ValueError, match="can use: RuntimeError"):
         T.load(tmp_path)
