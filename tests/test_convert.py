@@ -179,10 +179,9 @@ def test_an_exported_run_opens_in_transformers_with_the_same_logits_ids_and_gree
     prompt = [*tokenizer.begin, *tokenizer.encode("The cat")]
     ids = torch.tensor([prompt])
     assert (model(ids) - hf(ids).logits).abs().max() < CLOSE
-    drawn = generate(model, tokenizer, [prompt], 20, Draw(temperature=0))
-    ours = [i for _, i, _ in drawn if i not in tokenizer.ends]
+    ours = [i for _, i, _ in generate(model, tokenizer, [prompt], 20, Draw(temperature=0))]
     greedy = hf.generate(ids, do_sample=False, max_new_tokens=20)[0, len(prompt):].tolist()
-    assert ours == (greedy[:greedy.index(tokenizer.eos)] if tokenizer.eos in greedy else greedy)
+    assert [*ours, tokenizer.eos][:20] == greedy
     g = hf.generation_config
     assert (g.do_sample, g.temperature, g.top_p, g.top_k) == (True, 0.8, 0.95, 0), "as sample.py draws"
     assert g.suppress_tokens == list(range(tokenizer.vocab, model.cfg.vocab)), "rows without an entry"
@@ -196,16 +195,19 @@ def test_an_exported_run_opens_in_transformers_with_the_same_logits_ids_and_gree
 # ---- what is understood ----
 
 @BOTH
-def test_names_without_prefix_buffers_and_a_written_out_tied_head_are_understood(name, work, prepared):
-    come_in(save(small(name, tie_word_embeddings=True), "hf", prepared))
-    tensors = {}
-    for key, t in weights("hf").items():
-        tensors[key.removeprefix("transformer.").removeprefix("model.")] = t
-    embed = tensors["word_embeddings.weight" if name == "bloom" else "embed_tokens.weight"]
+def test_names_without_prefix_buffers_a_tied_head_twice_and_mixed_dtypes_are_understood(name, work, prepared):
+    save(small(name, tie_word_embeddings=True), "hf", prepared)
+    mixed = {k: t.bfloat16() if "norm" in k else t.half() for k, t in weights("hf").items()}
+    embed, = layouts.names(name, "embed.weight")
     buffer = "h.0.self_attention.masked_bias" if name == "bloom" else "layers.0.self_attn.rotary_emb.inv_freq"
-    save_file({**tensors, buffer: torch.ones(6), "lm_head.weight": embed.clone()}, "hf/model.safetensors")
-    come_in("hf", "runs/bare")
-    assert equal(*(weights(f"runs/{run}/checkpoints/0000000/model") for run in ("in", "bare")))
+    bare = {k.removeprefix(layouts.PREFIX[name]): t for k, t in mixed.items()}
+    more = {buffer: torch.ones(6), "lm_head.weight": mixed[embed].clone()}
+    save_file(bare | more, "hf/model.safetensors")
+    facts = come_in("hf").imported
+    assert facts.pop("dtype") == "float32", "it loses nothing"
+    edit("runs/in/config.json", imported=facts)             # as older imports are
+    transfer.export_run("runs/in", "out")
+    assert equal(weights("out"), {k: t.float() for k, t in mixed.items()})
 
 
 @pytest.mark.parametrize("generation, eos, want", [
@@ -213,22 +215,11 @@ def test_names_without_prefix_buffers_and_a_written_out_tied_head_are_understood
 def test_ids_that_end_a_text_come_from_the_generation_settings_first(generation, eos, want, folder):
     config.write_json(f"{folder()}/generation_config.json", generation)
     edit("hf/config.json", eos_token_id=eos)
-    run = come_in("hf")
-    assert run.tokenizer().ends == set(want) and run.tokenizer().begin == [run.tokenizer().bos]
+    tokenizer = come_in("hf").tokenizer()
+    assert tokenizer.ends == {*want} and tokenizer.begin == [tokenizer.bos]
     transfer.export_run("runs/in", "out")
     written = config.read_json("out/generation_config.json")["eos_token_id"]
     assert written == (want if len(want) > 1 else want[0])
-
-
-def test_mixed_dtypes_become_one_that_loses_nothing_and_an_older_import_goes_out_in_float32(folder):
-    folder()
-    mixed = {k: t.bfloat16() if "norm" in k else t.half() for k, t in weights("hf").items()}
-    save_file(mixed, "hf/model.safetensors")
-    facts = come_in("hf").imported
-    assert facts.pop("dtype") == "float32"
-    edit("runs/in/config.json", imported=facts)             # as imports before it were
-    transfer.export_run("runs/in", "out")
-    assert equal(weights("out"), {k: t.float() for k, t in mixed.items()})
 
 
 # ---- what is refused ----

@@ -44,7 +44,7 @@ def test_a_tokenizer_of_one_language_is_worse_for_another_and_bloom_s_criterion_
     assert result.keys() == {"en", "fr"}, "one document is too few to train on and to measure"
     assert result["fr"]["worse"] > 0.1 > result["en"]["worse"]
     f = result["fr"]
-    assert f["worse"] == pytest.approx((f["fertility"] - f["alone"]) / f["fertility"]) and f["entries"] <= 600
+    assert f["worse"] == pytest.approx((f["fertility"] - f["alone"]) / f["fertility"])
 
 
 def test_languages_are_named_and_change_what_is_trained_on(tmp_path, monkeypatch, capsys):
