@@ -72,7 +72,7 @@ def merge_most_frequent(count, vocab):
 
 
 class Tokenizer:
-    """What the kinds share. A kind has ids_of(texts), `entries`, the bytes of each id, none for special ones,
+    """What the kinds share. A kind has ids_of(texts); `entries`, the bytes of each id, none for special ones;
     and `special_ids`, {name: id}."""
     space = False
     lossless = True
@@ -87,7 +87,7 @@ class Tokenizer:
 
     @property
     def begin(self):
-        """In our rows a text follows the end of another; an imported model begins as its files say."""
+        """In our rows a text follows the end of another. An imported model begins as its files say."""
         if self.imported or self.eos is None:
             return self.prompt
         return [self.eos, *self.prompt]
@@ -326,7 +326,7 @@ def load(folder, imported=False):
         raise ValueError(f"no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model")
     try:
         found = from_files(files)
-    except Exception as e:              # of SentencePiece, or of tokenizers, whose errors are plain ones
+    except Exception as e:              # the libraries raise plain ones
         raise ValueError(f"{folder} has no tokenizer that this program can use: {e!r:.300}") from e
     found.files, found.imported = files, imported
     return found

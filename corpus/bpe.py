@@ -19,8 +19,8 @@ from tokenizer import BYTES, SPECIALS
 class TooManyEntries(ValueError):
     """More entries were asked for than the text gives; `most` is how many it gives."""
     def __init__(self, vocab, most):
-        super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; give more text, "
-                         f"or ask for no more (--vocab {most}; in a data config tokenizer.vocab={most})")
+        super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; give more text, or "
+                         f"--vocab {most} (in a data config tokenizer.vocab={most})")
         self.most = most
 
 
@@ -55,7 +55,8 @@ class Places:
         ends = np.append(starts, len(at))[1:]
         counts = np.add.reduceat(self.times[at], starts) if len(at) else starts
         often = np.flatnonzero(counts > 1)
-        for n, pair, start, end in zip(*(x[often].tolist() for x in (counts, pairs[starts], starts, ends))):
+        lists = [x[often].tolist() for x in (counts, pairs[starts], starts, ends)]
+        for n, pair, start, end in zip(*lists):
             heapq.heappush(self.heap, (-n, pair, at[start:end]))
 
     def recount(self):
@@ -93,7 +94,8 @@ class Places:
 
 def train_bpe(count, vocab):
     """As merge_most_frequent(count, vocab), or TooManyEntries."""
-    entries, merges = list(BYTES), []
+    entries = list(BYTES)
+    merges = []
     places = Places(count)
     tick = config.progress("joining pairs", vocab - len(SPECIALS) - len(BYTES))
     while len(SPECIALS) + len(entries) < vocab:

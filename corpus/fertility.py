@@ -139,9 +139,10 @@ def main():
     r.add_argument("--monolingual", action="store_true", help="compare with one language's own")
     what = r.add_mutually_exclusive_group(required=True)
     what.add_argument("--show", metavar="TEXT", help="print this text's pieces, coloured")
-    for one, place in (t, t), (r, what):
-        place.add_argument("--input", nargs="+", required=one is t, metavar="PATH",
-                           help="files, folders or globs that prepare.py reads")
+    paths = {"nargs": "+", "metavar": "PATH", "help": "files, folders or globs that prepare.py reads"}
+    t.add_argument("--input", required=True, **paths)
+    what.add_argument("--input", **paths)
+    for one in t, r:
         one.add_argument("--lang", nargs="+", help="one for all paths, or one for each")
     args = parser.parse_args()
     args.run(args)

@@ -78,11 +78,13 @@ def count_pieces(texts, workers=1, most=MOST):
     return count, found - count.total()
 
 
-# LLaMA's settings, where the library has other ones. Digits are split, unknown characters become bytes
-# (section 2.1).
-LLAMA = dict(model_type="bpe", character_coverage=0.99995, input_sentence_size=200_000_000, split_digits=True,
-             byte_fallback=True, allow_whitespace_only_pieces=True, normalization_rule_name="identity",
-             remove_extra_whitespaces=False)
+# LLaMA's settings. Digits are split, unknown characters become bytes (section 2.1).
+LLAMA = dict(
+    model_type="bpe", character_coverage=0.99995, input_sentence_size=200_000_000, max_sentence_length=4192,
+    shuffle_input_sentence=True, max_sentencepiece_length=16, split_by_unicode_script=True, split_digits=True,
+    split_by_whitespace=True, split_by_number=True, treat_whitespace_as_suffix=False, byte_fallback=True,
+    allow_whitespace_only_pieces=True, normalization_rule_name="identity", add_dummy_prefix=True,
+    remove_extra_whitespaces=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1, unk_surface=" \u2047 ")
 
 
 def short_lines(texts):

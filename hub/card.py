@@ -95,8 +95,8 @@ def card(run, state, n, tokenizer, licence):
         parts += [
             data(run), settings(model=cfg.model, optim=cfg.optim, run=cfg.run), training(run, state),
             tasks(run, state["step"]),
-            "## How a text begins\n\nIn the training rows a text follows the end of another. Begin a text "
-            f"with the ids `{tokenizer.begin}`.\n",
+            "## How a text begins\n\nIn the training rows a text follows the end of another: begin with the "
+            f"ids `{tokenizer.begin}`.\n",
             "## Limits\n\nIt was not evaluated for safety, bias or truth.\n"]
         licence = licence or "None was given, which permits nothing. The program's licence is another."
     if licence:
