@@ -8,18 +8,18 @@ loss            mean of -log p(token | the tokens before it), in nats: the logar
 perplexity      e to the loss: the model is as unsure as if it chose among so many equally likely tokens
 bits per byte   the same sum in bits, divided by the bytes of the text: it can be compared between tokenizers
 shot            a solved example that stands before each item of a task
+sum             a choice is scored by the sum of its tokens' log-probabilities; char, byte: by that sum per
+                character, per byte; answer: by that sum less the same choice's after "Answer:" alone
+match, greedy   the written answer is a right one; greedy decoding writes the target
 
-A choice is scored by the sum of its tokens' log-probabilities; by that sum per character; per byte; or by
-that sum less the one of the same choice after "Answer:" alone. One of the scores decides, marked * in the
-output. Each prompt of a task is run (BLOOM, section 4.1). evaluation/tasks.py says what a task is. Writes
-runs/NAME/evaluations/loss.json and TASK.json, with every item. With shots, or in a window that is not the
-trained one, the name says so: TASK.4-shot.json, loss.512-context.json.
+One score decides, marked * in the output. Each prompt of a task is run (BLOOM, section 4.1). What a task is
+says evaluation/tasks.py. Writes runs/NAME/evaluations/loss.json and TASK.json, with every item. With shots,
+or in another window than the trained one, the names are TASK.4-shot.json, loss.512-context.json.
 """
 import collections
 import json
 import math
 import os
-import statistics
 import sys
 
 import numpy as np
@@ -31,11 +31,6 @@ import data
 import parallel
 from evaluation import scoring, tasks
 
-# the scores as the output calls them
-SHOWN = {"sum": "sum", "char": "per character", "byte": "per byte", "answer": 'after "Answer:"',
-         "match": "match", "greedy": "greedy", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
-
-
 # ---- the loss ----
 
 def token_losses(model, split, batch, tick):
@@ -46,7 +41,7 @@ def token_losses(model, split, batch, tick):
         x, y = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*rows))
         p, _ = scoring.row_scores(model, x, y)
         found.append(-p[y != data.IGNORE].cpu().double().numpy())
-        tick(len(rows))
+        tick(len(found[-1]))
     return np.concatenate(found)
 
 
@@ -71,83 +66,67 @@ def losses(model, folder, T=None, batch=16, tick=lambda n: None):
     for source, facts in manifest["sources"].items():
         path, tokens = f"{folder}/tokens/{source}/val", facts["val"]["tokens"]
         nats = token_losses(model, data.Split(f"{path}.bin", manifest["dtype"], tokens, T), batch, tick)
-        if not len(nats):
-            continue
         starts = np.fromfile(f"{path}.idx", "<i8").tolist()
         for start, end, document in zip(starts, [*starts[1:], tokens], documents(folder, source)):
             own = nats[max(0, start - 1):end - 1]               # the loss of token i is at i - 1
-            for key in (None, ("sources", source), ("languages", document.get("lang") or "unknown")):
+            lang = document.get("lang") or "unknown"
+            for key in ("all", ""), ("sources", source), ("languages", lang):
                 sums[key] += own.sum(), len(own), len(document["text"].encode())
     if not sums:
         raise ValueError(f"{folder} has an empty validation split; add text and prepare it again")
     result = {"all": {}, "sources": {}, "languages": {}}
-    for key, (nats, tokens, size) in sorted(sums.items(), key=lambda entry: -entry[1][1]):
-        loss = nats / tokens
-        found = {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": nats / math.log(2) / size,
-                 "tokens": int(tokens), "bytes": int(size)}
-        if key is None:
-            result["all"] = found
-        else:
-            result[key[0]][key[1]] = found
-    return result
+    for (part, name), (nats, tokens, size) in sorted(sums.items(), key=lambda entry: -entry[1][1]):
+        loss, bits = nats / tokens, nats / math.log(2)
+        result[part][name] = {"loss": loss, "perplexity": math.exp(loss), "bits_per_byte": bits / size,
+                              "tokens": int(tokens), "bytes": int(size)}
+    return {**result, "all": result["all"][""]}
 
 
-def show_losses(result, manifest):
+def show_losses(result):
     """A line for each source and each language; of source code the programming language is its language."""
     rows = {"validation split": result["all"]}
     rows |= {f"source {name}": r for name, r in result["sources"].items()}
     rows |= {f"text in {name}": r for name, r in result["languages"].items()}
-    print(f"{'':22} {'loss':>8} {'perplexity':>11} {'bits per byte':>14} {'tokens':>11} {'bytes':>12}")
+    print(f"{'':22} {'loss':>8} {'perplexity':>11} {'bits per byte':>14} {'tokens':>11}")
     for name, r in rows.items():
         print(f"{name:22} {r['loss']:8.4f} {r['perplexity']:11.2f} {r['bits_per_byte']:14.3f} "
-              f"{r['tokens']:11,} {r['bytes']:12,}")
-    prepared = set().union(*(source.get("bytes_by_language", ()) for source in manifest["sources"].values()))
-    missing = sorted(prepared - set(result["languages"]))
-    if missing:
-        print(f"no text in the validation split: {len(missing)} more languages, {' '.join(missing)}")
+              f"{r['tokens']:11,}")
+    print("languages without text in the validation split have no line")
 
 
 # ---- tasks ----
 
-def show_task(name, results):
-    """A line for each prompt, the spread over prompts, the accuracy by language (score that decides)."""
-    for r in results:
-        cells = [f"{r['items']:6,} items"]
-        if "chance" in r:
-            cells.append(f"chance {r['chance']:.3f}")
-        for key, shown in SHOWN.items():
-            if key in r:
-                star = "*" if key == r["rule"] else ""
-                figure = "{:.3f} ± {:.3f}".format(*r[key]) if isinstance(r[key], tuple) else f"{r[key]:.3f}"
-                cells.append(f"{shown}{star} {figure}")
-        if r["cut"]:
-            cells.append(f"{r['cut']:,} contexts cut")
-        if r["malformed"]:
-            cells.append(f"{r['malformed']:,} malformed items left out")
-        label = f"{name}, prompt {r['prompt'] + 1}" if len(results) > 1 else name
-        print(f"{label:18} {'   '.join(cells)}")
-    if len(results) > 1:
-        values = sorted(r[r["rule"]][0] for r in results)
-        print(f"{'':18} over {len(values)} prompts: median {statistics.median(values):.3f}, "
-              f"lowest {values[0]:.3f}, highest {values[-1]:.3f}")
-    if len(results[0]["languages"]) > 1:
-        by_language = [f"{lang} {m:.2f}" for lang, (m, _) in results[0]["languages"].items()]
-        print(f"{'':18} by language: {'   '.join(by_language)}")
+def show_scores(label, r):
+    """A line of what score_items() found, and the accuracy by language."""
+    cells = [f"{r['items']:6,} items"]
+    if "chance" in r:
+        cells.append(f"chance {r['chance']:.3f}")
+    for score, value in r.items():
+        if isinstance(value, tuple):            # accuracy, standard error
+            star = "*" if score == r["rule"] else ""
+            cells.append("{}{} {:.3f} ± {:.3f}".format(score, star, *value))
+    if "perplexity" in r:
+        cells.append(f"perplexity {r['perplexity']:.3f}")
+    if r["cut"]:
+        cells.append(f"{r['cut']:,} contexts cut")
+    print(f"{label:18} {'   '.join(cells)}")
+    if len(r["languages"]) > 1:
+        cells = [f"{lang} {accuracy:.2f}" for lang, (accuracy, _) in r["languages"].items()]
+        print(f"{'':18} by language: {'   '.join(cells)}")
 
 
-def evaluate_task(model, tokenizer, spec, loaded, T, args):
-    """What the record says of a task: `loaded` are the items of each prompt, as load_items() gives them."""
-    results = []
-    for k, (items, bad, form) in enumerate(loaded):
+def evaluate_task(model, tokenizer, spec, prompts, T, args):
+    """What the record says of a task: `prompts` are what load_items() gives for each."""
+    name, results = task_name(spec), []
+    for k, (items, text, form) in enumerate(prompts):
         total = sum(len(item.get("choices", [0])) for item in items)
         tick = config.progress(f"{spec}, continuations", total)
-        found = scoring.score_items(model, tokenizer, items, form, args.begin, T, args.batch, tick)
-        text = "".join(form.prompts[k] or ())
-        results.append({"prompt": k, "prompt_text": text, "malformed": bad, **found})
-    show_task(task_name(spec), results)
+        found = scoring.score_items(model, tokenizer, items, form, T, args.batch, tick)
+        show_scores(f"{name}, prompt {k + 1}" if len(prompts) > 1 else name, found)
+        results.append({"prompt": k, "prompt_text": text, **found})
     shots = form.shots if args.shots is None else args.shots
-    return {"task": spec, "begin": args.begin, "shots": shots, "shots_file": args.shots_file,
-            "seed": args.seed, "prompts": results}
+    return {"task": spec, "shots": shots, "shots_file": args.shots_file, "seed": args.seed,
+            "prompts": results}
 
 
 def task_name(spec):
@@ -157,12 +136,12 @@ def task_name(spec):
 
 
 def write_record(name, record, trained):
-    """Write runs/NAME/evaluations/`name`.json. With shots, or in another window than the `trained` one, it
-    is another measurement: it does not replace the first."""
+    """Write runs/NAME/evaluations/`name`.json. Shots, and another window than the `trained` one, stand in the
+    name: what they give is another measurement."""
     if record.get("shots"):
-        name = f"{name}.{record['shots']}-shot"
+        name += f".{record['shots']}-shot"
     if record["context"] != trained:
-        name = f"{name}.{record['context']}-context"
+        name += f".{record['context']}-context"
     path = f"{record['run']}/evaluations/{name}.json"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     config.write_json(path, record)
@@ -181,10 +160,6 @@ def options():
     ap.add_argument("--shots", type=count, metavar="K", help="examples before an item (default: 0; MMLU 5)")
     ap.add_argument("--shots-file", metavar="FILE", help="of examples (default: other items)")
     ap.add_argument("--seed", type=int, default=0, help="by which other items are drawn (default: 0)")
-    ap.add_argument("--begin", choices=["training", "harness"],
-                    help="a text begins as in our training rows, after the end of another, or as in "
-                         "lm-evaluation-harness (default: harness if imported, else training)")
-    ap.add_argument("--skip-bad", action="store_true", help="leave malformed items out, and count them")
     ap.add_argument("--data", metavar="NAME", help="data/NAME for the loss (default: that of the training)")
     ap.add_argument("--context", type=natural, metavar="T", help="tokens in the window (default: as trained)")
     ap.add_argument("--batch", type=natural, default=16, help="rows at once (default: 16)")
@@ -199,18 +174,16 @@ def main():
     args = options().parse_args()
     run = checkpoint.open_run(args.run)
     parallel.check_device(args.device)
-    args.begin = args.begin or ("harness" if run.imported else "training")
     name = args.data or run.facts.get("data", {}).get("name")
     specs = dict.fromkeys(args.tasks or (["loss"] if name else []) + tasks.BENCHMARK)
     if "loss" in specs:
         if not name:
-            raise ValueError(f"{run.path} does not say which data it was trained on; give --data NAME, "
-                             "or --tasks without loss")
+            raise ValueError(f"{run.path} does not say which data it was trained on; give --data NAME")
         manifest = data.read_manifest(f"data/{name}")
         run.check_tokenizer(manifest["tokenizer"], f"data/{name}")
     # every task is read before the first one is scored: a wrong name or line stops at once
     for spec in [spec for spec in specs if spec != "loss"]:
-        specs[spec] = [tasks.load_items(spec, k, args.shots, args.shots_file, args.seed, args.skip_bad)
+        specs[spec] = [tasks.load_items(spec, k, args.shots, args.shots_file, args.seed)
                        for k in range(len(tasks.parse(spec)[0].prompts))]
     model, state = run.load(args.device, getattr(torch, args.dtype), args.step,
                             say=lambda line: print(line, file=sys.stderr))
@@ -218,18 +191,17 @@ def main():
     step = state["step"]            # the one that was loaded: the newest may be damaged
     settings = {"run": run.path, "step": step, "context": T, "dtype": args.dtype, "torch": torch.__version__}
     print(f"{run.path}, step {step:,}, {args.dtype} on {args.device}, windows of {T:,} tokens", flush=True)
-    if "loss" in specs:
-        rows = sum(math.ceil(max(0, s["val"]["tokens"] - 1) / T) for s in manifest["sources"].values())
-        result = losses(model, f"data/{name}", T, args.batch, config.progress("validation loss, rows", rows))
-        show_losses(result, manifest)
-        write_record("loss", {**settings, "data": name, **result}, model.cfg.context)
+    for spec, prompts in specs.items():
+        if spec == "loss":
+            total = sum(source["val"]["tokens"] for source in manifest["sources"].values())
+            tick = config.progress("validation loss, tokens", total)
+            record = {"data": name, **losses(model, f"data/{name}", T, args.batch, tick)}
+            show_losses(record)
+        else:
+            record = evaluate_task(model, tokenizer, spec, prompts, T, args)
+        write_record(task_name(spec), {**settings, **record}, model.cfg.context)
     if specs.keys() - {"loss"}:
-        print("tasks: share of right answers ± its standard error, beside what chance gives\n"
-              "* marks the score that decides, the papers' for their tasks; --help explains the scores")
-    for spec, loaded in specs.items():
-        if loaded:
-            record = evaluate_task(model, tokenizer, spec, loaded, T, args)
-            write_record(task_name(spec), {**settings, **record}, model.cfg.context)
+        print("share of right answers ± its standard error, beside what chance gives; * decides, see --help")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
     order               a sentence, and the same with two neighbouring words exchanged
     grammar sense       written by hand (samples/tasks): words of the corpus, in sentences that are not in it
 
-The stories come from the grammars of the sample corpus (samples/stories), but with other random numbers.
+The stories come from the grammars of samples/stories, but with other random numbers than the corpus.
 """
-import glob
+import itertools
 import os
 import random
 import re
@@ -24,8 +24,7 @@ WRONG = 3               # wrong choices beside the right one
 
 
 def languages():
-    files = glob.glob(f"{ROOT}/samples/stories/*.txt")
-    return sorted(os.path.basename(file).removesuffix(".txt") for file in files)
+    return sorted(name.removesuffix(".txt") for name in os.listdir(f"{ROOT}/samples/stories"))
 
 
 def told(line, values):
@@ -33,16 +32,16 @@ def told(line, values):
     return re.sub(r"{(.*?)}", lambda m: values[m[1]], line)
 
 
-def question(task, slots, plots, space, random_):
-    """(sentences before, choices, the right one first) about a story that `random_` draws; None if there is
+def question(task, grammar, space, random_):
+    """(context, choices, the right one first) about a story that `random_` draws. Equal choices: there is
     nothing to ask."""
+    slots, plots = grammar
     values = {slot: random_.choice(options) for slot, options in slots.items()}
     plot = random_.choice(plots)
     lines = [random_.choice(alternatives) for alternatives in plot]
-    at = len(lines) - 1
     if task == "ending":
         other = random_.choice([p for p in plots if p is not plot])
-        ends = [lines[-1], random_.choice(other[-1]), random_.choice(plot[0])]
+        at, ends = len(lines) - 1, [lines[-1], random_.choice(other[-1]), random_.choice(plot[0])]
         choices = [told(line, values) for line in ends]
     elif task == "order":
         at = random_.randrange(1, len(lines))
@@ -57,11 +56,11 @@ def question(task, slots, plots, space, random_):
             before = "".join(lines[:i])
             asked += [(i, s) for s in GENERATED[task] if f"{{{s}}}" in line and f"{{{s}}}" in before]
         if not asked:
-            return None
+            return "", ["", ""]
         at, slot = random_.choice(asked)
         wrong = random_.sample([option for option in slots[slot] if option != values[slot]], WRONG)
         choices = [told(lines[at], {**values, slot: option}) for option in (values[slot], *wrong)]
-    return [told(line, values) for line in lines[:at]], choices
+    return space.join(told(line, values) for line in lines[:at]), choices
 
 
 def story_items(task, lang):
@@ -70,17 +69,13 @@ def story_items(task, lang):
     with open(f"{ROOT}/samples/stories/{lang}.txt", encoding="utf-8") as f:
         grammar = stories.parse(f.read(), lang)
     corpus = "\n".join(stories.draw(grammar, lang, n) for n in range(stories.PER_LANGUAGE))
-    space = "" if lang.startswith("zh") else " "
-    found, number = [], stories.PER_LANGUAGE
-    while len(found) < PER_LANGUAGE:
+    space, found = "" if lang.startswith("zh") else " ", []
+    for number in itertools.count(stories.PER_LANGUAGE):
         random_ = random.Random(f"{task} {lang} {number}")
-        number += 1
-        asked = question(task, *grammar, space, random_)
-        if asked is None:
-            continue
-        context, choices = space.join(asked[0]), asked[1]
+        context, choices = question(task, grammar, space, random_)
         if len(set(choices)) == len(choices) and context + space + choices[0] not in corpus:
             order = random_.sample(range(len(choices)), len(choices))
             mixed = [space + choices[i] for i in order]
             found.append({"lang": lang, "context": context, "choices": mixed, "label": order.index(0)})
-    return found
+        if len(found) == PER_LANGUAGE:
+            return found

@@ -1,7 +1,6 @@
 """The papers' tasks as their authors released them: what a record of a file becomes before a model reads it.
 
-A function turns one record `r` of a file into the fields of an item (tasks.py says what an item has), or a
-list of them. FORMATS joins the functions with their prompts. Read FORMATS first.
+A function turns one record `r` into the fields of an item (tasks.py), or a list of them. Read FORMATS first.
 """
 import dataclasses
 import re
@@ -10,11 +9,10 @@ from typing import Callable
 
 @dataclasses.dataclass
 class Format:
-    """A prompt is a pair of templates, (context, continuation), of the record's fields, the item's, and
-    `choice`. `rule` is the score that decides (scoring.py)."""
+    """A prompt is (context, continuation), templates of the record's fields, the item's, and `choice`."""
     item: Callable              # (record, language) to fields
     prompts: list
-    rule: str = "char"
+    rule: str = "char"          # the score that decides (scoring.py)
     head: str = ""              # before the first example
     between: str = "\n\n"       # after each example
     shots: int = 0              # where --shots is not given
@@ -28,7 +26,7 @@ def hellaswag(r, lang):
 
 
 def no_marks(text):
-    """Without the marks that WikiHow left: [title], [step], ..."""
+    """Without WikiHow's marks: [title], [step], ..."""
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
@@ -57,9 +55,9 @@ def winogrande(r, lang):
 
 
 def arc(r, lang):
-    choices = r["question"]["choices"]
-    label = [c["label"] for c in choices].index(r["answerKey"].strip())
-    return {"question": r["question"]["stem"], "choices": [c["text"] for c in choices], "label": label}
+    choices = {c["label"]: c["text"] for c in r["question"]["choices"]}
+    return {"question": r["question"]["stem"], "choices": [*choices.values()],
+            "label": [*choices].index(r["answerKey"].strip())}
 
 
 def boolq(r, lang):
@@ -143,4 +141,4 @@ FORMATS = {
                    head="The following are multiple choice questions (with answers) about {subject}.\n\n"),
 }
 FORMATS["xcopa"] = FORMATS["copa"]
-OWN = Format(None, [None])          # a file of your own: items as the model reads them
+OWN = Format(None, [""])            # a file of your own: items as the model reads them

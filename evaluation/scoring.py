@@ -1,4 +1,4 @@
-"""Scores of items (tasks.py): log-probabilities of choices, answers that a model writes, perplexity of texts.
+"""Scores of items (tasks.py): log-probabilities of choices, and answers that a model writes.
 
     score_items(model, tokenizer, tasks.load_items("who")[0])       # what evaluate.py calls
 
@@ -24,55 +24,36 @@ from model import LOGITS, Cache
 
 # ---- texts to ids ----
 
-def ids_before(tokenizer, begin):
-    """(ids before a context, ids where there is no context). In our training rows a text follows the end of
-    another. The harness puts what the tokenizer itself puts there, and <s> where there would be no id."""
-    first = [tokenizer.eos if tokenizer.bos is None else tokenizer.bos]
-    if begin == "harness":
-        return tokenizer.prompt, first
-    some = [i for i in (tokenizer.eos, *tokenizer.prompt) if i is not None]
-    return some, some or first
-
-
-def encode(tokenizer, begin, pairs):
+def encode(tokenizer, pairs):
     """(context, continuation) texts to pairs of tuples of ids. The whole is encoded, and cut after as many
     ids as the context alone has. White space at the end of the context goes to the continuation, where the
     tokenizers put it."""
-    some, none = ids_before(tokenizer, begin)
     contexts = tokenizer.encode_batch([context.rstrip() for context, _ in pairs])
     wholes = tokenizer.encode_batch([context + continuation for context, continuation in pairs])
-    return [(tuple(some + c if c else none), tuple(whole[len(c):])) for c, whole in zip(contexts, wholes)]
-
-
-def windows(ids, first, T):
-    """A text's ids, after the id `first`, as pairs. Each id is scored once; the last pair has as much context
-    as fits in T tokens. windows([1, 2, 3, 4, 5], 0, 3) -> [((0,), (1, 2, 3)), ((2, 3), (4, 5))]"""
-    row, found = (first, *ids), []
-    for start in range(0, len(ids), T):
-        end = min(start + T, len(ids))
-        found.append((row[max(0, end - T):start + 1], row[start + 1:end + 1]))
+    found = []
+    for ids, whole in zip(contexts, wholes):
+        context = generate.prompt_ids(tokenizer, [*tokenizer.begin, *ids])      # one id at least
+        found.append((tuple(context), tuple(whole[len(ids):])))
     return found
 
 
-def pairs_of(item, tokenizer, begin, T, rule):
+def pairs_of(item, tokenizer, rule):
     """The pairs of ids that are scored for an item."""
-    if kind_of(item) == "text":             # the harness also scores the <s> that LLaMA puts before a text
-        also = tokenizer.prompt if begin == "harness" else []
-        return windows([*also, *tokenizer.encode(item["text"])], ids_before(tokenizer, begin)[1][-1], T)
     choices, contexts = item.get("choices") or [item["target"]], as_list(item["context"])
     texts = list(zip(contexts if len(contexts) > 1 else contexts * len(choices), choices))
     if rule == "answer":
         texts += [("Answer:", choice) for choice in choices]
-    return encode(tokenizer, begin, texts)
+    return encode(tokenizer, texts)
 
 
 def fit(pair, T, item):
     """The pair with its context cut on the left to what a window of T tokens holds."""
     context, continuation = pair
-    if not 0 < len(continuation) <= T:
-        raise ValueError(f"{item.get('where', 'an item')}: what is scored has {len(continuation)} tokens; it "
-                         f"must be 1 to {T}, the window. Leave the item out, or give --context")
-    over = len(context) + len(continuation) - 1 - T         # the last token is predicted, not read
+    n, where = len(continuation), item.get("where", "an item")
+    if not 0 < n <= T:
+        raise ValueError(f"{where}: {n} tokens are scored, not 1 to {T}, the window; leave the item out, "
+                         "or give --context")
+    over = len(context) + n - 1 - T         # the last token is predicted, not read
     return context[max(0, over):], continuation
 
 
@@ -80,7 +61,7 @@ def fit(pair, T, item):
 
 def row_scores(model, ids, targets, cache=None, at_once=LOGITS):
     """(log-probability, whether it is the likeliest) of targets (B, T) after ids (B, T) behind `cache`; 0 if
-    IGNOREd. They are read a few columns at a time: at most `at_once` logits."""
+    IGNOREd. A few columns are read at a time: at most `at_once` logits."""
     cache = cache or Cache(model.cfg, *ids.shape, device=ids.device, dtype=model.embed.weight.dtype)
     width = max(1, at_once // (len(ids) * model.cfg.vocab))
     p, likeliest = [], []
@@ -190,15 +171,12 @@ def normal(text, number=False):
 def judge(item, found):
     """What an item gets for `found`: the answer that was written, or the score() of its pairs. Under each
     rule the choice with the highest score is chosen."""
-    kind = kind_of(item)
-    if kind == "answer":
+    if "answer" in item:
         number = item.get("number", False)
         golds = {normal(gold, number) for gold in as_list(item["answer"])}
         return {"text": found, "right": {"match": normal(found, number) in golds}}
     scores = [p for p, _ in found]
-    if kind == "text":
-        return {"scores": sum(scores)}
-    if kind == "target":
+    if "target" in item:
         return {"scores": scores[0], "right": {"greedy": found[0][1]}}
     by_rule = rule_scores(item["choices"], scores)
     chosen = {rule: int(np.argmax(each)) for rule, each in by_rule.items()}
@@ -206,44 +184,34 @@ def judge(item, found):
     return {"scores": scores, "chosen": chosen, "right": right}
 
 
-def score_items(model, tokenizer, items, form=OWN, begin="training", T=None, batch=16,
-                tick=lambda n: None):
-    """What items of one kind get: {"items", "cut": contexts that were cut, "rule": the score that decides;
-    for each score (accuracy, standard error), or a perplexity; "each": what each item got; "languages":
-    {name: (accuracy by the rule, standard error)}}."""
-    kind, *others = sorted({kind_of(item) for item in items})
-    if others:
-        raise ValueError(f"a task has items of one kind; this has {kind} and {' and '.join(others)}")
-    T = T or model.cfg.context
-    rule = {"answer": "match", "target": "greedy", "text": "bits_per_byte"}.get(kind, form.rule)
+def score_items(model, tokenizer, items, form=OWN, T=None, batch=16, tick=lambda n: None):
+    """{"items", "cut": contexts that were cut, "rule": the score that decides; for each score (accuracy,
+    standard error); "each": what each item got; "languages": {name: (accuracy, standard error)}}"""
+    T, kind = T or model.cfg.context, kind_of(items[0])
+    rule = {"answer": "match", "target": "greedy"}.get(kind, form.rule)
     if kind == "answer":
         tokens = min(form.tokens, T // 2)
-        before, _ = ids_before(tokenizer, begin)
         contexts = tokenizer.encode_batch([item["context"].rstrip() for item in items])
-        whole = [[*before, *context] for context in contexts]
+        whole = [[*tokenizer.begin, *context] for context in contexts]
         read = [prompt[tokens - T:] for prompt in whole]
         stops = [as_list(item.get("stop", "\n")) for item in items]
-        found = write_answers(model, tokenizer, read, stops, tokens, batch=batch, tick=tick)
+        found = write_answers(model, tokenizer, read, stops, tokens, batch, tick)
     else:
-        whole = [pairs_of(item, tokenizer, begin, T, rule) for item in items]
+        whole = [pairs_of(item, tokenizer, rule) for item in items]
         read = [[fit(pair, T, item) for pair in pairs] for pairs, item in zip(whole, items)]
         scores = score(model, itertools.chain(*read), batch, tick)
         found = [[scores[pair] for pair in pairs] for pairs in read]
     each = [judge(item, f) for item, f in zip(items, found)]
     result = {"items": len(items), "cut": sum(a != b for a, b in zip(whole, read)), "rule": rule}
     if kind == "choices":
-        result["chance"] = mean([1 / len(item["choices"]) for item in items])[0]
-    for name in each[0].get("right", ()):
+        result["chance"], _ = mean([1 / len(item["choices"]) for item in items])
+    for name in each[0]["right"]:
         result[name] = mean([got["right"][name] for got in each])
-    if kind in ("target", "text"):
-        nats, n = -sum(got["scores"] for got in each), len(items)
-        if kind == "text":
-            n = sum(len(continuation) for _, continuation in itertools.chain(*read))
-            result["bits_per_byte"] = nats / math.log(2) / sum(len(item["text"].encode()) for item in items)
-        result["perplexity"] = math.exp(nats / n)
+    if kind == "target":
+        result["perplexity"] = math.exp(-mean([got["scores"] for got in each])[0])
     languages = collections.defaultdict(list)
     for item, got in zip(items, each):
-        if "lang" in item and "right" in got:
+        if item.get("lang"):
             languages[item["lang"]].append(got["right"][rule])
     by_language = {lang: mean(right) for lang, right in sorted(languages.items())}
     return {**result, "each": each, "languages": by_language}

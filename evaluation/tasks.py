@@ -7,7 +7,6 @@ A task is FORMAT=PATH or FORMAT.LANG=PATH for a released file (folder, glob), th
     {"context", "choices", "label"}     which choice is likeliest; context may be a list, one for each choice
     {"context", "answer"}               the model writes, up to "stop", the answer, or one of a list of them
     {"context", "target"}               the target's probability, and whether the model would write it
-    {"text"}                            the text's probability: perplexity and bits per byte
 The model reads context + choice to the letter: write the space between them. Results are also given for each
 "lang" of the items. Read load_items() first.
 """
@@ -22,9 +21,8 @@ import config
 from evaluation.benchmark import BENCHMARK, GENERATED, ROOT, languages, story_items
 from evaluation.formats import FORMATS, OWN
 
-KINDS = ("choices", "answer", "target", "text")
 NO_ITEM = ('it needs "context", and "answer", "target" or two "choices" of which "label" says the right one, '
-           'counted from 0; or just "text". None may be blank')
+           'counted from 0. None may be blank')
 
 
 def as_list(texts):
@@ -32,31 +30,34 @@ def as_list(texts):
 
 
 def kind_of(item):
-    return next((kind for kind in KINDS if kind in item), None)
+    return next((kind for kind in ("choices", "answer", "target") if kind in item), None)
 
 
 # ---- a file to items ----
 
 def raw_records(path):
-    """Yield (line, record) of a released file; a line of JSON is not parsed yet."""
+    """Yield the records of a released file or a generated task; a line of JSON is not parsed yet."""
+    if path in GENERATED:
+        for language in languages():
+            yield from story_items(path, language)
+        return
     name, end = os.path.splitext(os.path.basename(path))
     with open(path, encoding="utf-8", newline="") as f:
         if end == ".jsonl":
-            yield from enumerate(f, 1)
+            yield from f
         elif end == ".tsv":
-            table = csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
-            yield from ((table.line_num, row) for row in table)
+            yield from csv.DictReader(f, delimiter="\t", quoting=csv.QUOTE_NONE)
         elif end == ".csv":             # MMLU's table has no head, and the name of the file is the subject
             subject = re.sub("_(test|dev|val)$", "", name).replace("_", " ")
-            table = csv.DictReader(f, ("question", "A", "B", "C", "D", "answer"))
-            yield from ((table.line_num, {**row, "subject": subject}) for row in table)
+            for row in csv.DictReader(f, ("question", "A", "B", "C", "D", "answer")):
+                yield {**row, "subject": subject}
         else:
             text = f.read()
             if text.lstrip().startswith("{"):
                 document = json.loads(text)
-                yield from enumerate(document.get("Data", [document]), 1)       # TriviaQA; RACE has just one
+                yield from document.get("Data", [document])         # TriviaQA; RACE has just one
             else:
-                yield from enumerate(({"text": line} for line in text.splitlines()), 1)     # LAMBADA
+                yield from ({"text": line} for line in text.splitlines())       # LAMBADA
 
 
 def fill(record, fields, prompt):
@@ -78,19 +79,18 @@ def fill(record, fields, prompt):
 
 
 def check_item(item):
-    """Stop what is not an item; returns it."""
-    kind, label = kind_of(item), item.get("label")
-    context, answers = item.get("context", "" if kind == "text" else None), as_list(item.get(kind, ()))
-    fine = context is not None and len(answers) > 0 and all(text.strip() for text in answers)
-    if kind == "choices":
+    """Stop what is not an item."""
+    context, label = item.get("context"), item.get("label")
+    answers = as_list(item.get(kind_of(item), []))
+    several = "choices" in item and isinstance(context, list)
+    contexts = context if several else [context] * len(answers)
+    fine = len(contexts) == len(answers) > 0
+    fine = fine and all(isinstance(text, str) for text in [*contexts, *answers])
+    fine = fine and all(text.strip() for text in answers)
+    if "choices" in item:
         fine = fine and type(label) is int and 0 <= label < len(answers) > 1
-    if isinstance(context, list):
-        fine = fine and kind == "choices" and len(context) == len(answers)
     if not fine:
         raise ValueError(NO_ITEM)
-    texts = [*as_list(context), *answers, *as_list(item.get("stop", "")), item.get("lang", "")]
-    "".join(texts)          # a TypeError if one is no text
-    return item
 
 
 def separate_labels(path):
@@ -102,36 +102,24 @@ def separate_labels(path):
         return f.read().split()
 
 
-def items_of(record, form, lang, prompt):
-    """The items of one record with the format's prompt number `prompt`."""
-    if form is OWN:
-        return [check_item(record)]
-    fields = form.item(record, lang)
-    several = fields if isinstance(fields, list) else [fields]
-    return [check_item(fill(record, one, form.prompts[prompt])) for one in several]
-
-
-def read_items(path, form, lang, prompt, skip_bad=False):
-    """(items of one file or generated task, how many records were left out as malformed)."""
-    found, bad = [], 0
-    if path in GENERATED:
-        for language in languages():
-            found += story_items(path, language)
-        return [{"where": f"{path}, item {n}", **item} for n, item in enumerate(found, 1)], 0
-    labels = separate_labels(path)
-    for n, record in raw_records(path):
-        where = f"{path}, line {n}"
-        try:
-            with config.blame(f"{where} is no such item"):
-                record = json.loads(record) if isinstance(record, str) else record
-                if labels:
-                    record = {"label": labels[n - 1], **record}
-                found += [{"where": where, **item} for item in items_of(record, form, lang, prompt)]
-        except ValueError as e:
-            if not skip_bad:
-                raise ValueError(f"{e}. --skip-bad leaves such lines out and counts them") from e
-            bad += 1
-    return found, bad
+def read_items(path, form, lang, prompt):
+    """The items of one file or generated task."""
+    found, labels = [], separate_labels(path)
+    for n, record in enumerate(raw_records(path), 1):
+        where = f"{path}, record {n}"
+        with config.blame(f"{where} is no such item"):
+            record = json.loads(record) if isinstance(record, str) else record
+            if labels:
+                record = {"label": labels[n - 1], **record}
+            items = [record]
+            if form is not OWN:
+                fields = form.item(record, lang)
+                several = fields if isinstance(fields, list) else [fields]
+                items = [fill(record, one, form.prompts[prompt]) for one in several]
+            for item in items:
+                check_item(item)
+                found.append({"where": where, **item})
+    return found
 
 
 # ---- examples before an item ----
@@ -142,10 +130,9 @@ def solved(item):
     if "choices" in item:
         before = context if isinstance(context, str) else context[item["label"]]
         return before + item["choices"][item["label"]]
-    if "shot" in item or "target" in item:
-        return context + item.get("shot", item.get("target"))
-    space = "" if context.endswith((" ", "\n")) else " "
-    return context + space + as_list(item["answer"])[0]
+    if "answer" in item and "shot" not in item:
+        return f"{context} {as_list(item['answer'])[0]}"
+    return context + item.get("shot", item.get("target"))
 
 
 def with_examples(items, given, shots, seed, form):
@@ -154,21 +141,17 @@ def with_examples(items, given, shots, seed, form):
     most = len(items) - 1 if given is None else len(given)
     if shots > most:
         raise ValueError(f"--shots {shots}: there are {most} examples for {items[0]['where']}; ask for fewer")
-    if shots and "text" in map(kind_of, [*items, *(given or ())]):
-        raise ValueError("a text has no answer: it is no example, and has none before it; use --shots 0")
     found = []
     for i, item in enumerate(items):
-        if given is None:
-            drawn = random.Random(f"{seed} {i}").sample(range(len(items) - 1), shots)
-            before = [items[j + 1 if j >= i else j] for j in drawn]         # item i itself is not counted
-        else:
-            before = given[:shots]
+        before = (given or [])[:shots]
+        if shots and given is None:
+            before = random.Random(f"{seed} {i}").sample(items[:i] + items[i + 1:], shots)
         text = form.head.format(**item) + "".join(solved(e) + form.between for e in before)
-        if text and isinstance(item["context"], list):
-            item = {**item, "context": [text + context for context in item["context"]]}
-        elif text:
-            item = {**item, "context": text + item["context"]}
-        found.append(item)
+        if isinstance(item["context"], str):
+            context = text + item["context"]
+        else:
+            context = [text + one for one in item["context"]]
+        found.append({**item, "context": context})
     return found
 
 
@@ -197,28 +180,25 @@ def files(path):
     return found
 
 
-def load_items(spec, prompt=0, shots=None, shots_file=None, seed=0, skip_bad=False):
-    """(items, how many were left out, format) of a task with its prompt number `prompt`. Before an item
-    stand `shots` others of its file, drawn by the seed, or the first ones of `shots_file`."""
+def load_items(spec, prompt=0, shots=None, shots_file=None, seed=0):
+    """(items, prompt as a text, format) of a task with its prompt number `prompt`. Before an item stand
+    `shots` others of its file, drawn by the seed, or the first ones of `shots_file`."""
     form, lang, path = parse(spec)
     shots = form.shots if shots is None else shots
-    everything, left_out = [], 0
+    found = []
     for file in files(path):
-        items, bad = read_items(file, form, lang, prompt, skip_bad)
-        other, given = shots_file, None
+        items, other, given = read_items(file, form, lang, prompt), shots_file, None
         if form is FORMATS["mmlu"] and not other:       # it has a file of examples for each subject
-            other = file.replace(f"{os.sep}test{os.sep}", f"{os.sep}dev{os.sep}")
-            other = other.replace("_test.csv", "_dev.csv")
+            other = re.sub("(?<![a-zA-Z])test(?=[/.])", "dev", file)
         if shots and other:
             if os.path.abspath(other) == os.path.abspath(file):
                 raise ValueError(f"{file} cannot have the examples of its own items: give --shots-file")
-            given = read_items(other, form, lang, prompt, skip_bad)[0]
+            given = read_items(other, form, lang, prompt)
         if items:
-            everything += with_examples(items, given, shots, seed, form)
-        left_out += bad
-    if not everything:
-        raise ValueError(f"{spec} has no items; {left_out} were malformed")
-    return everything, left_out, form
+            found += with_examples(items, given, shots, seed, form)
+    if len({kind_of(item) for item in found}) != 1:
+        raise ValueError(f"{spec} must have items, of one kind")
+    return found, "".join(form.prompts[prompt]), form
 
 
 def main():

@@ -47,7 +47,7 @@ def words(prepared):
 # ---- scores ----
 
 def by_hand(model, context, continuation):
-    """No batch, no cache, no padding."""
+    """(log-probability, whether it is greedy), without batch, cache and padding."""
     row, y = torch.tensor([context + continuation]), torch.tensor(continuation)
     with torch.no_grad():
         p = model(row[:, :-1]).log_softmax(-1)[0, len(context) - 1:]
@@ -76,12 +76,14 @@ def test_batch_size_order_and_cache_change_no_score_and_no_decision(name):
 
 
 @BOTH
-def test_the_border_between_context_and_choice_is_cut_by_ids(name, words):
-    """The space at the end of the context goes to the choice. Ids before the border are the context's own."""
-    t, _ = words[name]
+def test_the_border_between_context_and_choice_is_cut_by_ids(name, prepared):
+    """The space at the end of the context goes to the choice. Ids before the border are the context's own.
+    An imported model begins a text as its files say, ours as in the training rows."""
     pairs = [("Mina had a ", "kite."), ("Mina had a", " kite."), ("", " kite."), ("Mina we", "nt")]
-    for begin, first in (("training", [t.eos, *t.prompt]), ("harness", t.prompt)):
-        one, two, alone, went = scoring.encode(t, begin, pairs)
+    for imported in (False, True):
+        t = tokenizers.load(f"{prepared}/data/{FOLDERS[name]}/tokenizer", imported)
+        first = t.prompt if imported else [t.eos, *t.prompt]
+        one, two, alone, went = scoring.encode(t, pairs)
         assert one == two and list(one[0]) == [*first, *t.encode("Mina had a")]
         assert t.decode([*t.encode("Mina had a"), *one[1]]) == "Mina had a kite."
         assert alone == (tuple(first or [t.bos]), tuple(t.encode(" kite.")))
@@ -98,7 +100,7 @@ def test_items_begin_as_training_rows_do(name, prepared, words):
     row = tokens[starts[1] - 1:starts[2] - 1].tolist()
     text = t.decode(row[1 + len(t.prompt):])
     at = text.index(" ", 20)
-    (c, k), = scoring.encode(t, "training", [(text[:at], text[at:])])
+    (c, k), = scoring.encode(t, [(text[:at], text[at:])])
     assert [*c, *k] == row
 
 
@@ -107,11 +109,11 @@ def test_long_contexts_are_cut_on_the_left_and_counted(words):
     item = {"context": "the old dog " * 40 + "sat under the", "choices": [" tree.", " hill."], "label": 0}
     result = scoring.score_items(model, t, [item, {**item, "context": "sat under the"}])
     assert result["cut"] == 1
-    (c, k), = scoring.encode(t, "training", [(item["context"], " tree.")])
+    (c, k), = scoring.encode(t, [(item["context"], " tree.")])
     p, _ = by_hand(model, (c + k)[-(model.cfg.context + 1):][:-len(k)], k)
     assert abs(result["each"][0]["scores"][0] - p) < CLOSE
     assert scoring.score_items(model, t, [item], T=1000)["cut"] == 0
-    with pytest.raises(ValueError, match="an item: what is scored has .* 1 to 48, the window"):
+    with pytest.raises(ValueError, match="an item: .* tokens are scored, not 1 to 48, the window"):
         scoring.score_items(model, t, [{**item, "choices": [" dog" * 60, " hill."]}])
 
 
@@ -130,7 +132,7 @@ def test_the_answer_rule_asks_for_the_choices_after_answer_too(words):
     got = scoring.score_items(model, t, items, FORMATS["boolq"])
     for e, item in zip(got["each"], items):
         asked = [(before, choice) for before in (item["context"], "Answer:") for choice in item["choices"]]
-        want = [by_hand(model, *pair)[0] for pair in scoring.encode(t, "training", asked)]
+        want = [by_hand(model, *pair)[0] for pair in scoring.encode(t, asked)]
         assert e["scores"] == pytest.approx(want, abs=CLOSE)
         assert e["right"]["answer"] == (want[1] - want[3] > want[0] - want[2])
     right = [e["right"]["answer"] for e in got["each"]]
@@ -139,28 +141,14 @@ def test_the_answer_rule_asks_for_the_choices_after_answer_too(words):
 
 
 @BOTH
-def test_targets_and_texts_get_what_one_by_one_scoring_gives(name, words):
+def test_targets_get_what_one_by_one_scoring_gives(name, words):
     t, model = words[name]
     pairs = [("Mina went to the", " forest."), ("", "Mina")]
     got = scoring.score_items(model, t, [{"context": c, "target": k} for c, k in pairs])
-    want = [by_hand(model, *pair)[0] for pair in scoring.encode(t, "training", pairs)]
-    assert [e["scores"] for e in got["each"]] == pytest.approx(want, abs=CLOSE)
-    assert got["perplexity"] == pytest.approx(math.exp(-np.mean(want)), rel=1e-4)
-    items = [{"text": "Mina had a red kite. " * 9}, {"text": "Hi"}]
-    for begin, also, first in (("training", [], [t.eos, *t.prompt][-1]), ("harness", t.prompt, t.bos)):
-        got = scoring.score_items(model, t, items, begin=begin, T=20, batch=3)
-        ids = [[*also, *t.encode(item["text"])] for item in items]
-        want = [sum(by_hand(model, *pair)[0] for pair in scoring.windows(i, first, 20)) for i in ids]
-        assert [e["scores"] for e in got["each"]] == pytest.approx(want, abs=10 * CLOSE)
-        size = sum(len(item["text"]) for item in items)
-        assert got["bits_per_byte"] == pytest.approx(-sum(want) / math.log(2) / size, rel=1e-4)
-        assert got["perplexity"] == pytest.approx(math.exp(-sum(want) / sum(map(len, ids))), rel=1e-3)
-
-
-def test_windows_score_each_token_once_and_give_the_last_one_context():
-    assert scoring.windows([1, 2, 3, 4, 5], 0, 3) == [((0,), (1, 2, 3)), ((2, 3), (4, 5))]
-    assert scoring.windows([1, 2], 0, 3) == [((0,), (1, 2))]
-    assert scoring.windows([1, 2, 3, 4], 0, 2) == [((0,), (1, 2)), ((2,), (3, 4))]
+    want = [by_hand(model, *pair) for pair in scoring.encode(t, pairs)]
+    assert [e["scores"] for e in got["each"]] == pytest.approx([p for p, _ in want], abs=CLOSE)
+    assert got["perplexity"] == pytest.approx(math.exp(-np.mean([p for p, _ in want])), rel=1e-4)
+    assert got["rule"] == "greedy" and got["greedy"] == scoring.mean([greedy for _, greedy in want])
 
 
 @pytest.mark.parametrize("text, number, want", [
@@ -253,23 +241,20 @@ def command(monkeypatch, capsys, *args):
 
 def test_the_command_writes_what_it_found_and_says_where(trained, capsys, monkeypatch):
     with open("own.jsonl", "w") as f:
-        f.write('{"context": "Mina saw a", "choices": [" dog", " cat"], "label": 0}\n' * 3 + "oops\n")
+        f.write('{"context": "Mina saw a", "choices": [" dog", " cat"], "label": 0}\n' * 3)
     config.write_json("copa.json", {"premise": "It rained.", "choice1": "I got wet.", "choice2": "No.",
                                     "question": "effect", "label": 0})
-    code, out, _ = command(monkeypatch, capsys, "runs/bloom", "--tasks", "loss", "own.jsonl", "--skip-bad",
-                           "--shots", "1")
+    code, out, _ = command(monkeypatch, capsys, "runs/bloom", "--tasks", "loss", "own.jsonl", "--shots", "1")
     assert code == 0
-    for words in ("1 malformed items left out", "wrote runs/bloom/evaluations/own.1-shot.json", "source en",
-                  "text in fr", "per character*", "* marks the score that decides", "step 5"):
+    for words in ("wrote runs/bloom/evaluations/own.1-shot.json", "source en", "text in fr", "char*",
+                  "* decides", "step 5"):
         assert words in out
     own, loss = (config.read_json(f"runs/bloom/evaluations/{name}.json") for name in ("own.1-shot", "loss"))
-    assert (own["step"], own["begin"], own["shots"]) == (5, "training", 1)
-    assert own["prompts"][0]["items"] == len(own["prompts"][0]["each"]) == 3
+    assert (own["step"], own["shots"], own["prompts"][0]["items"]) == (5, 1, 3)
+    assert len(own["prompts"][0]["each"]) == 3
     assert loss["languages"].keys() == {"en", "fr"} and loss["context"] == 32
     # in another window it is another measurement; each prompt of a task is told apart
-    _, out, _ = command(monkeypatch, capsys, "runs/bloom", "--tasks", "loss", "copa=copa.json",
-                        "--context", "16")
-    assert "over 2 prompts: median" in out
+    command(monkeypatch, capsys, "runs/bloom", "--tasks", "loss", "copa=copa.json", "--context", "16")
     assert config.read_json("runs/bloom/evaluations/loss.json") == loss
     other = config.read_json("runs/bloom/evaluations/loss.16-context.json")
     assert other["context"] == 16 and other["all"]["loss"] != loss["all"]["loss"]
@@ -289,41 +274,21 @@ def test_the_record_says_the_step_that_was_loaded(trained, capsys, monkeypatch):
     assert config.read_json("runs/bloom/evaluations/loss.json")["step"] == 4
 
 
-def test_an_imported_model_begins_as_its_files_say_or_as_our_rows_do(trained):
-    facts = config.read_json("runs/bloom/config.json")
-    config.write_json("runs/bloom/config.json", {**facts, "imported": {"from": "elsewhere", "eos": [1, 2]}})
-    t = checkpoint.open_run("runs/bloom").tokenizer()
-    assert scoring.ids_before(t, "harness")[0] == t.prompt
-    assert scoring.ids_before(t, "training")[0] == [t.eos, *t.prompt]
-
-
-def test_languages_without_held_out_text_are_named(capsys):
-    row = {"loss": 1.0, "perplexity": 2.7, "bits_per_byte": 1.0, "tokens": 9, "bytes": 9}
-    manifest = {"sources": {"a": {"bytes_by_language": {"python": 9, "yo": 1}}, "b": {}}}
-    evaluate.show_losses({"all": row, "sources": {"a": row}, "languages": {"python": row}}, manifest)
-    out = capsys.readouterr().out
-    assert "text in python" in out and "1 more languages, yo" in out
-
-
 REFUSED = [
     (["runs/nothing", "--tasks", "who"], "runs/nothing is not a run"),
     (["runs/bloom", "--tasks", "wher"], "no task 'wher'"),
     (["runs/bloom", "--tasks", "pica=x.jsonl"], "unknown format 'pica'"),
-    (["runs/bloom", "--tasks", "piqa=x.jsonl"], "no task 'x.jsonl'"),
-    (["runs/bloom", "--batch", "0"], "whole number from 1"),
     (["runs/bloom", "--tasks", "loss", "--data", "tiny-sp"], "data/tiny-sp was made with another tokenizer"),
-    (["runs/bloom", "--tasks", "loss", "--data", "none"], "no prepared data in data/none"),
-    (["runs/bloom", "--tasks", "two.jsonl"], "a task has items of one kind"),
-    (["runs/bloom", "--tasks", "empty.jsonl"], "empty.jsonl has no items"),
+    (["runs/bloom", "--tasks", "two.jsonl"], "two.jsonl must have items, of one kind"),
+    (["runs/bloom", "--tasks", "empty.jsonl"], "empty.jsonl must have items, of one kind"),
     (["runs/bloom", "--tasks", "own.jsonl", "--shots", "2"], "there are 1 examples for own.jsonl"),
-    (["runs/bloom", "--tasks", "two.jsonl", "--shots", "1"], "a text has no answer"),
     (["runs/bloom", "--tasks", "own.jsonl", "--shots", "1", "--shots-file", "own.jsonl"], "of its own items"),
 ]
 
 
 def test_what_a_user_can_cause_is_one_line(trained, capsys, monkeypatch):
     with open("two.jsonl", "w") as f:
-        f.write('{"context": "a", "answer": "b"}\n{"text": "c"}\n')
+        f.write('{"context": "a", "answer": "b"}\n{"context": "a", "target": "c"}\n')
     with open("own.jsonl", "w") as f:
         f.write('{"context": "a", "answer": "b"}\n' * 2)
     open("empty.jsonl", "w").close()

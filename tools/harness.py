@@ -5,13 +5,12 @@
     python tools/harness.py xcopa.val.id.jsonl --run runs/bloom-toy     # a trained model instead
 
 The models are a BLOOM and a LLaMA of random weights, or a run. convert.py exports them: the harness reads
-them in Hugging Face's classes, evaluate.py in ours. Compared are
+them in Hugging Face's classes, evaluate.py in ours. Compared are log-probabilities, and who is right:
     multiple choice     xcopa of each language by the harness's own task definitions; piqa, hellaswag and
-                        winogrande with records made of XCOPA's sentences: every log-probability, and what acc
-                        and acc_norm decide (winogrande has no acc_norm: the same words follow either name)
-    LAMBADA             the last words of the same sentences, and of our stories: log-probabilities, and
-                        whether greedy decoding writes them
-    rolling             texts longer than the window, and shorter
+                        winogrande with records made of XCOPA's sentences: acc and acc_norm
+                        (winogrande has no acc_norm: the same words follow either name)
+    LAMBADA             the last words of the same sentences, and of our stories: whether greedy decoding
+                        writes them
 It prints the largest difference of each. Exit code 1 where a log-probability differs by more than 1e-4 or a
 decision at all. Besides lm_eval it needs what requirements.txt lists, in the same environment.
 """
@@ -97,15 +96,10 @@ def made_of(records):
     last_words = [f"{r['premise']} {r['choice1'].rstrip('.')}" for r in spaced]
     for lang in ("en", "fr", "id"):
         last_words += [i["context"].rstrip('.!"”»') for i in benchmark.story_items("what", lang)]
-    sentences = [f"{r['premise']} {r['choice1']} {r['choice2']}" for r in records]
-    texts = []
-    for n in (1, 2, 4):
-        texts += [" ".join(sentences[i:i + n]) for i in range(0, len(sentences) - n, 4 * n)]
     return {"piqa": [piqa(r) for r in records],
             "hellaswag": [hellaswag(i, a, b) for i, (a, b) in enumerate(zip(records, records[1:]))],
             "winogrande": [winogrande(r) for r in records],
-            "lambada": [{"text": text} for text in last_words],
-            "text": [{"text": text} for text in texts]}
+            "lambada": [{"text": text} for text in last_words]}
 
 
 def comparisons(paths, folder):
@@ -120,8 +114,7 @@ def comparisons(paths, folder):
     for name, rows in made_of(records).items():
         path = f"{folder}/{name}.jsonl"
         write_lines(path, rows)
-        theirs = {"lambada": "lambada_openai", "text": None}.get(name, name)
-        found.append((theirs, path, path if name == "text" else f"{name}={path}"))
+        found.append(("lambada_openai" if name == "lambada" else name, path, f"{name}={path}"))
     return found
 
 
@@ -129,17 +122,13 @@ def theirs(lm, manager, name, path, folder):
     """The harness's (samples, results) of one task on a local file: its own definition, with the file in
     place of the data set."""
     import lm_eval
-    task = {"task": f"{name or 'text'}_here", "dataset_path": "json", "dataset_name": None,
-            "dataset_kwargs": {"data_files": {"validation": path}}, "training_split": None,
-            "test_split": None, "validation_split": "validation"}
-    if name is None:
-        task |= {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{text}}",
-                 "metric_list": [{"metric": "bits_per_byte"}]}
-    else:
-        task["include"] = str(manager.task_index[name].yaml_path)
-        if "lambada" not in name:
-            metrics = ["acc"] if name == "winogrande" else ["acc", "acc_norm"]
-            task["metric_list"] = [{"metric": m} for m in metrics]
+    task = {"task": f"{name}_here", "include": str(manager.task_index[name].yaml_path),
+            "dataset_path": "json", "dataset_name": None,
+            "dataset_kwargs": {"data_files": {"validation": path}},
+            "training_split": None, "test_split": None, "validation_split": "validation"}
+    if "lambada" not in name:
+        metrics = ["acc"] if name == "winogrande" else ["acc", "acc_norm"]
+        task["metric_list"] = [{"metric": m} for m in metrics]
     config.write_json(f"{folder}/task.yaml", task)          # JSON is YAML
     found = lm_eval.simple_evaluate(model=lm, tasks=[f"{folder}/task.yaml"], task_manager=manager,
                                     log_samples=True, bootstrap_iters=0)
@@ -147,29 +136,23 @@ def theirs(lm, manager, name, path, folder):
     return sorted(samples, key=lambda s: s["doc_id"]), found["results"][name]
 
 
-def log_probabilities(sample):
-    """Those of one item of the harness."""
-    firsts = [response[0] for response in sample["resps"]]
-    return [float(first[0] if isinstance(first, (list, tuple)) else first) for first in firsts]
-
-
-def compare(samples, results, ours, target):
+def compare(samples, results, ours):
     """(whether both are equal, a line that says how far they are apart)."""
     mine = [e["scores"] if isinstance(e["scores"], list) else [e["scores"]] for e in ours["each"]]
     if len(samples) != len(mine):
         return False, f"{len(samples)} items there, {len(mine)} here"
     far = 0.0
     for sample, scores in zip(samples, mine):
-        far = max(far, *(abs(a - b) for a, b in zip(log_probabilities(sample), scores, strict=True)))
+        p = [float(response[0][0]) for response in sample["resps"]]
+        far = max(far, *(abs(a - b) for a, b in zip(p, scores, strict=True)))
     figures, differ = [], 0
-    for metric, rule in (("acc", "greedy" if target else "sum"), ("acc_norm", "char")):
+    rules = {"acc": "greedy" if ours["rule"] == "greedy" else "sum", "acc_norm": "char"}
+    for metric, rule in rules.items():
         if metric in samples[0]:
             n = sum(bool(s[metric]) != e["right"][rule] for s, e in zip(samples, ours["each"]))
             differ += n
             figures.append(f"{metric} {results[f'{metric},none']:.4f} and {ours[rule][0]:.4f}, "
                            f"{n} of {len(mine)} items differ")
-    if not figures:
-        figures.append(f"bits per byte {results['bits_per_byte,none']:.6f} and {ours['bits_per_byte']:.6f}")
     line = (f"{len(mine):4} items, {sum(map(len, mine)):4} log-probabilities differ by at most {far:.1e}; "
             f"{', '.join(figures)}; {ours['cut']} contexts cut")
     return far <= TOLERANCE and not differ, line
@@ -208,8 +191,8 @@ def main():
         manager = TaskManager()
         runs = {args.run: args.run} if args.run else random_runs(paths, folder)
         for name, run in runs.items():
-            opened = checkpoint.open_run(run)
-            (model, _), tokenizer = opened.load(), opened.tokenizer()
+            model, _ = checkpoint.open_run(run).load()
+            tokenizer = tokenizers.load(f"{run}/tokenizer", imported=True)      # as the exported files say
             hf, hf_tokenizer = exported(run, f"{folder}/exported-{os.path.basename(run)}")
             # float64: in float32 the harness's sums over a long text are rounded by 1e-4
             lm = HFLM(pretrained=hf, tokenizer=hf_tokenizer, max_length=CONTEXT, batch_size=5,
@@ -217,10 +200,10 @@ def main():
             for task, path, spec in every:
                 samples, results = theirs(lm, manager, task, path, folder)
                 items, _, form = tasks.load_items(spec, shots=0)
-                ours = scoring.score_items(model, tokenizer, items, form, begin="harness", T=CONTEXT)
-                equal, line = compare(samples, results, ours, "target" in items[0])
+                ours = scoring.score_items(model, tokenizer, items, form, T=CONTEXT)
+                equal, line = compare(samples, results, ours)
                 wrong += not equal
-                print(f"{name}  {task or 'rolling':15} {line}", flush=True)
+                print(f"{name}  {task:15} {line}", flush=True)
     print("all equal" if not wrong else f"{wrong} comparisons differ")
     sys.exit(bool(wrong))
 
