@@ -4,12 +4,11 @@
     python evaluate.py runs/llama-7b --tasks who boolq=dev.jsonl mine.jsonl --shots 4 --device cuda
     python evaluate.py runs/bloom-toy --tasks loss --context 512    # longer than its rows: ALiBi's promise
 
-loss            mean of -log p(token | the tokens before it), in nats: the logarithm is the natural one
-perplexity      e to the loss: the model is as unsure as if it chose among so many equally likely tokens
+loss            mean of -log p(token | the tokens before it), in nats; perplexity is e to the loss
 bits per byte   the same sum in bits, divided by the bytes of the text: it can be compared between tokenizers
 shot            a solved example that stands before each item of a task
-sum             a choice is scored by the sum of its tokens' log-probabilities; char, byte: by that sum per
-                character, per byte; answer: by that sum less the same choice's after "Answer:" alone
+sum             a choice is scored by the sum of its tokens' log-probabilities; char: by that sum per
+                character; answer: by that sum less the one of the same choice after "Answer:" alone
 match, greedy   the written answer is a right one; greedy decoding writes the target
 
 One score decides, marked * in the output. Each prompt of a task is run (BLOOM, section 4.1). What a task is
@@ -56,11 +55,8 @@ def documents(folder, source):
 
 @torch.inference_mode()
 def losses(model, folder, T=None, batch=16, tick=lambda n: None):
-    """{"all", "sources": {name: ...}, "languages": {name: ...}} over the validation split of `folder`, the
-    names with the most tokens first.
-
-    It is cut into windows of T tokens as in train.py. A token's language is that of its document.
-    """
+    """{"all", "sources": {name: ...}, "languages": {name: ...}}, the most tokens first, of the validation
+    split of `folder`. It is cut into windows of T tokens as in train.py."""
     manifest, T = data.read_manifest(folder), T or model.cfg.context
     sums = collections.defaultdict(lambda: np.zeros(3))         # nats, tokens, bytes
     for source, facts in manifest["sources"].items():
@@ -136,8 +132,8 @@ def task_name(spec):
 
 
 def write_record(name, record, trained):
-    """Write runs/NAME/evaluations/`name`.json. Shots, and another window than the `trained` one, stand in the
-    name: what they give is another measurement."""
+    """Write runs/NAME/evaluations/`name`.json. Shots, and a window that is not the `trained` one, stand in
+    the name: they are another measurement."""
     if record.get("shots"):
         name += f".{record['shots']}-shot"
     if record["context"] != trained:

@@ -83,7 +83,7 @@ def read_contexts(model, contexts):
     return cache
 
 
-def read_continuations(model, cache, rows, at_once):
+def read_continuations(model, cache, rows):
     """score() of `rows`, a list of (row of the cache, pair). They start from copies of the cache, and are
     padded on the right, where nothing looks."""
     numbers, pairs = zip(*rows)
@@ -92,13 +92,13 @@ def read_continuations(model, cache, rows, at_once):
     last = torch.tensor([context[-1:] for context, _ in pairs], device=device)                  # (B, 1)
     y = torch.tensor([k + (IGNORE,) * (T - len(k)) for _, k in pairs], device=device)           # (B, T)
     x = torch.cat((last, y[:, :-1].clamp(min=0)), 1)
-    p, likeliest = row_scores(model, x, y, generate.copy_rows(cache, b, cache.n + T), at_once)
+    p, likeliest = row_scores(model, x, y, generate.copy_rows(cache, b, cache.n + T))
     p, greedy = p.cpu().double().sum(1), (likeliest | (y == IGNORE)).all(1)
     return dict(zip(pairs, zip(p.tolist(), greedy.tolist())))
 
 
 @torch.inference_mode()
-def score(model, pairs, batch=16, tick=lambda n: None, at_once=LOGITS):
+def score(model, pairs, batch=16, tick=lambda n: None):
     """{pair: (log-probability of the continuation, whether greedy decoding would write it)} of `pairs`,
     (context, continuation) of ids.
 
@@ -116,7 +116,7 @@ def score(model, pairs, batch=16, tick=lambda n: None, at_once=LOGITS):
         for b, context in enumerate(contexts):
             rows += [(b, pair) for pair in follow[context]]
         for at in range(0, len(rows), batch):
-            found |= read_continuations(model, cache, rows[at:at + batch], at_once)
+            found |= read_continuations(model, cache, rows[at:at + batch])
         tick(len(rows))
     return found
 
@@ -146,10 +146,9 @@ def mean(values):
 def rule_scores(choices, p):
     """{rule: the score of each choice} from their log-probabilities `p`, behind which may stand those after
     "Answer:". LLaMA divides by the characters, or by P(choice | "Answer:") (section 3.1)."""
-    n, texts = len(choices), [choice.strip() for choice in choices]
+    n = len(choices)
     own = np.array(p[:n])
-    found = {"sum": own, "char": own / [len(text) for text in texts],
-             "byte": own / [len(text.encode()) for text in texts]}
+    found = {"sum": own, "char": own / [len(choice.strip()) for choice in choices]}
     if len(p) > n:
         found["answer"] = own - p[n:]
     return found
@@ -178,10 +177,8 @@ def judge(item, found):
     scores = [p for p, _ in found]
     if "target" in item:
         return {"scores": scores[0], "right": {"greedy": found[0][1]}}
-    by_rule = rule_scores(item["choices"], scores)
-    chosen = {rule: int(np.argmax(each)) for rule, each in by_rule.items()}
-    right = {rule: choice == item["label"] for rule, choice in chosen.items()}
-    return {"scores": scores, "chosen": chosen, "right": right}
+    best = {rule: int(np.argmax(each)) for rule, each in rule_scores(item["choices"], scores).items()}
+    return {"scores": scores, "right": {rule: choice == item["label"] for rule, choice in best.items()}}
 
 
 def score_items(model, tokenizer, items, form=OWN, T=None, batch=16, tick=lambda n: None):

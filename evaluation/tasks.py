@@ -14,6 +14,7 @@ import csv
 import glob
 import json
 import os
+import pathlib
 import random
 import re
 
@@ -93,30 +94,21 @@ def check_item(item):
         raise ValueError(NO_ITEM)
 
 
-def separate_labels(path):
-    """PIQA, SIQA and WinoGrande keep the labels in a file of their own, a line each; else None."""
-    labels = path.removesuffix(".jsonl") + "-labels.lst"
-    if not os.path.exists(labels):
-        return None
-    with open(labels, encoding="utf-8") as f:
-        return f.read().split()
-
-
 def read_items(path, form, lang, prompt):
     """The items of one file or generated task."""
-    found, labels = [], separate_labels(path)
+    file = pathlib.Path(path.removesuffix(".jsonl") + "-labels.lst")        # of PIQA, SIQA and WinoGrande
+    labels = file.read_text().split() if file.exists() else None
+    found = []
     for n, record in enumerate(raw_records(path), 1):
         where = f"{path}, record {n}"
         with config.blame(f"{where} is no such item"):
             record = json.loads(record) if isinstance(record, str) else record
             if labels:
                 record = {"label": labels[n - 1], **record}
-            items = [record]
-            if form is not OWN:
-                fields = form.item(record, lang)
-                several = fields if isinstance(fields, list) else [fields]
-                items = [fill(record, one, form.prompts[prompt]) for one in several]
-            for item in items:
+            fields = record if form is OWN else form.item(record, lang)
+            for item in fields if isinstance(fields, list) else [fields]:
+                if form is not OWN:
+                    item = fill(record, item, form.prompts[prompt])
                 check_item(item)
                 found.append({"where": where, **item})
     return found
