@@ -12,8 +12,8 @@ sum             a choice is scored by the sum of its tokens' log-probabilities; 
 match, greedy   the written answer is a right one; greedy decoding writes the target
 
 One score decides, marked * in the output. Each prompt of a task is run (BLOOM, section 4.1). What a task is
-says evaluation/tasks.py. Writes runs/NAME/evaluations/loss.json and TASK.json, with every item. With shots,
-or in another window than the trained one, the names are TASK.4-shot.json, loss.512-context.json.
+says evaluation/tasks.py. Writes runs/NAME/evaluations/loss.json and TASK.json, with every item; with shots
+TASK.4-shot.json, in another window than the trained one loss.512-context.json.
 """
 import collections
 import json
@@ -113,27 +113,22 @@ def show_scores(label, r):
 
 def evaluate_task(model, tokenizer, spec, prompts, T, args):
     """What the record says of a task: `prompts` are what load_items() gives for each."""
-    name, results = task_name(spec), []
+    results = []
     for k, (items, text, form) in enumerate(prompts):
         total = sum(len(item.get("choices", [0])) for item in items)
         tick = config.progress(f"{spec}, continuations", total)
         found = scoring.score_items(model, tokenizer, items, form, T, args.batch, tick)
-        show_scores(f"{name}, prompt {k + 1}" if len(prompts) > 1 else name, found)
+        show_scores(f"{spec}, prompt {k + 1}" if len(prompts) > 1 else spec, found)
         results.append({"prompt": k, "prompt_text": text, **found})
     shots = form.shots if args.shots is None else args.shots
-    return {"task": spec, "shots": shots, "shots_file": args.shots_file, "seed": args.seed,
-            "prompts": results}
+    return {"shots": shots, "shots_file": args.shots_file, "seed": args.seed, "prompts": results}
 
 
-def task_name(spec):
-    """task_name("xcopa.it=data/xcopa.val.it.jsonl") -> "xcopa.it-xcopa.val.it" """
-    *left, path = spec.split("=", 1)
-    return "-".join([*left, os.path.splitext(os.path.basename(path.rstrip("/")))[0]])
-
-
-def write_record(name, record, trained):
-    """Write runs/NAME/evaluations/`name`.json. Shots, and a window that is not the `trained` one, stand in
-    the name: they are another measurement."""
+def write_record(record, trained):
+    """Write runs/NAME/evaluations/TASK.json, xcopa.it-val.json for xcopa.it=a/val.jsonl. Shots, and another
+    window than the `trained` one, stand in the name: they are another measurement."""
+    *left, path = record["task"].split("=", 1)
+    name = "-".join([*left, os.path.splitext(os.path.basename(path.rstrip("/")))[0]])
     if record.get("shots"):
         name += f".{record['shots']}-shot"
     if record["context"] != trained:
@@ -195,7 +190,7 @@ def main():
             show_losses(record)
         else:
             record = evaluate_task(model, tokenizer, spec, prompts, T, args)
-        write_record(task_name(spec), {**settings, **record}, model.cfg.context)
+        write_record({**settings, "task": spec, **record}, model.cfg.context)
     if specs.keys() - {"loss"}:
         print("share of right answers ± its standard error, beside what chance gives; * decides, see --help")
 

@@ -129,7 +129,8 @@ def test_rules_and_errors_by_hand():
     assert scoring.mean([1, 0, 1, 1]) == (0.75, pytest.approx(np.std([1, 0, 1, 1], ddof=1) / 2))
 
 
-def test_the_answer_rule_asks_for_the_choices_after_answer_too(words):
+def test_items_get_what_one_by_one_scoring_gives(words):
+    """By "answer", which asks for the choices after "Answer:" too; and of targets."""
     t, model = words["bloom"]
     items = [{"context": f"{who} ran. Did it?", "choices": [" no", " yes"], "label": 1, "lang": lang}
              for who, lang in (("A dog", "en"), ("Mina", "fr"), ("Nobody", "fr"))]
@@ -143,15 +144,12 @@ def test_the_answer_rule_asks_for_the_choices_after_answer_too(words):
     assert got["rule"] == "answer" and got["answer"] == scoring.mean(right)
     assert got["languages"]["fr"] == scoring.mean(right[1:])
 
-
-def test_targets_get_what_one_by_one_scoring_gives(words):
-    t, model = words["llama"]
     pairs = [("Mina went to the", " forest."), ("", "Mina")]
     got = scoring.score_items(model, t, [{"context": c, "target": k} for c, k in pairs])
-    want = [by_hand(model, *pair) for pair in scoring.encode(t, pairs)]
-    assert [e["scores"] for e in got["each"]] == pytest.approx([p for p, _ in want], abs=CLOSE)
-    assert got["perplexity"] == pytest.approx(math.exp(-np.mean([p for p, _ in want])), rel=1e-4)
-    assert got["rule"] == "greedy" and got["greedy"] == scoring.mean([greedy for _, greedy in want])
+    p, greedy = zip(*[by_hand(model, *pair) for pair in scoring.encode(t, pairs)])
+    assert [e["scores"] for e in got["each"]] == pytest.approx(p, abs=CLOSE)
+    assert got["perplexity"] == pytest.approx(math.exp(-np.mean(p)), rel=1e-4)
+    assert got["rule"] == "greedy" and got["greedy"] == scoring.mean(greedy)
 
 
 @pytest.mark.parametrize("text, number, want", [

@@ -15,6 +15,7 @@ It prints the largest difference of each. Exit code 1 where a log-probability di
 decision at all. Besides lm_eval it needs what requirements.txt lists, in the same environment.
 """
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -172,38 +173,41 @@ def random_runs(paths, folder):
     return runs
 
 
+def compare_run(name, run, every, folder):
+    """Print a line for each of the comparisons `every`; returns how many differ."""
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    model, _ = checkpoint.open_run(run).load()
+    tokenizer = tokenizers.load(f"{run}/tokenizer", imported=True)      # as the exported files say
+    hf, hf_tokenizer = exported(run, f"{folder}/exported-{os.path.basename(run)}")
+    # float64: in float32 the harness's sums over a long text are rounded by 1e-4
+    lm = HFLM(pretrained=hf, tokenizer=hf_tokenizer, max_length=CONTEXT, batch_size=5,
+              softmax_dtype="float64")
+    manager, wrong = TaskManager(), 0
+    for task, path, spec in every:
+        samples, results = theirs(lm, manager, task, path, folder)
+        items, _, form = tasks.load_items(spec, shots=0)
+        equal, line = compare(samples, results, scoring.score_items(model, tokenizer, items, form, T=CONTEXT))
+        wrong += not equal
+        print(f"{name}  {task:15} {line}", flush=True)
+    return wrong
+
+
 def main():
     ap = config.Parser(__doc__)
     ap.add_argument("files", nargs="+", metavar="xcopa.val.LANG.jsonl")
     ap.add_argument("--run", metavar="runs/NAME", help="a BLOOM or LLaMA, trained or imported")
     args = ap.parse_args()
-    paths = [os.path.abspath(p) for p in args.files]
-    wrong = 0
+    if not importlib.util.find_spec("lm_eval"):
+        raise ValueError("pip install 'lm_eval[hf]==0.4.13', in an environment of its own")
+    paths, wrong = [os.path.abspath(p) for p in args.files], 0
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"HF_HOME": folder, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
                        "TOKENIZERS_PARALLELISM": "false"}
         every = comparisons(paths, folder)
-        try:
-            from lm_eval.models.huggingface import HFLM
-            from lm_eval.tasks import TaskManager
-        except ImportError as e:
-            raise ValueError(f"{e}: pip install 'lm_eval[hf]==0.4.13' in an environment of its own") from e
-        manager = TaskManager()
         runs = {args.run: args.run} if args.run else random_runs(paths, folder)
         for name, run in runs.items():
-            model, _ = checkpoint.open_run(run).load()
-            tokenizer = tokenizers.load(f"{run}/tokenizer", imported=True)      # as the exported files say
-            hf, hf_tokenizer = exported(run, f"{folder}/exported-{os.path.basename(run)}")
-            # float64: in float32 the harness's sums over a long text are rounded by 1e-4
-            lm = HFLM(pretrained=hf, tokenizer=hf_tokenizer, max_length=CONTEXT, batch_size=5,
-                      softmax_dtype="float64")
-            for task, path, spec in every:
-                samples, results = theirs(lm, manager, task, path, folder)
-                items, _, form = tasks.load_items(spec, shots=0)
-                ours = scoring.score_items(model, tokenizer, items, form, T=CONTEXT)
-                equal, line = compare(samples, results, ours)
-                wrong += not equal
-                print(f"{name}  {task:15} {line}", flush=True)
+            wrong += compare_run(name, run, every, folder)
     print("all equal" if not wrong else f"{wrong} comparisons differ")
     sys.exit(bool(wrong))
 
