@@ -181,7 +181,7 @@ def load_items(spec, prompt=0, shots=None, shots_file=None, seed=0):
     for file in files(path):
         items, other, given = read_items(file, form, lang, prompt), shots_file, None
         if form is FORMATS["mmlu"] and not other:       # it has a file of examples for each subject
-            other = re.sub("(?<![a-zA-Z])test(?=[/.])", "dev", file)
+            other = re.sub("(?<![a-zA-Z])test(?=[/.][^/]*$)", "dev", file)
         if shots and other:
             if os.path.abspath(other) == os.path.abspath(file):
                 raise ValueError(f"{file} cannot have the examples of its own items: give --shots-file")
