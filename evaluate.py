@@ -151,6 +151,7 @@ def options():
     ap.add_argument("--shots", type=count, metavar="K", help="examples before an item (default: 0; MMLU 5)")
     ap.add_argument("--shots-file", metavar="FILE", help="of examples (default: other items)")
     ap.add_argument("--seed", type=int, default=0, help="by which other items are drawn (default: 0)")
+    ap.add_argument("--skip-bad", action="store_true", help="name malformed records and leave them out")
     ap.add_argument("--data", metavar="NAME", help="data/NAME for the loss (default: that of the training)")
     ap.add_argument("--context", type=natural, metavar="T", help="tokens in the window (default: as trained)")
     ap.add_argument("--batch", type=natural, default=16, help="rows at once (default: 16)")
@@ -174,7 +175,7 @@ def main():
         run.check_tokenizer(manifest["tokenizer"], f"data/{name}")
     # every task is read before the first one is scored: a wrong name or line stops at once
     for spec in [spec for spec in specs if spec != "loss"]:
-        specs[spec] = [tasks.load_items(spec, k, args.shots, args.shots_file, args.seed)
+        specs[spec] = [tasks.load_items(spec, k, args.shots, args.shots_file, args.seed, args.skip_bad)
                        for k in range(len(tasks.parse(spec)[0].prompts))]
     model, state = run.load(args.device, getattr(torch, args.dtype), args.step,
                             say=lambda line: print(line, file=sys.stderr))

@@ -17,6 +17,7 @@ import os
 import pathlib
 import random
 import re
+import sys
 
 import config
 from evaluation.benchmark import BENCHMARK, GENERATED, ROOT, languages, story_items
@@ -94,23 +95,30 @@ def check_item(item):
         raise ValueError(NO_ITEM)
 
 
-def read_items(path, form, lang, prompt):
-    """The items of one file or generated task."""
+def read_items(path, form, lang, prompt, skip_bad=False):
+    """The items of one file or generated task. With `skip_bad` a malformed record is named and left out."""
     file = pathlib.Path(path.removesuffix(".jsonl") + "-labels.lst")        # of PIQA, SIQA and WinoGrande
     labels = file.read_text().split() if file.exists() else None
     found = []
     for n, record in enumerate(raw_records(path), 1):
-        where = f"{path}, record {n}"
-        with config.blame(f"{where} is no such item"):
-            record = json.loads(record) if isinstance(record, str) else record
-            if labels:
-                record = {"label": labels[n - 1], **record}
-            fields = record if form is OWN else form.item(record, lang)
-            for item in fields if isinstance(fields, list) else [fields]:
-                if form is not OWN:
-                    item = fill(record, item, form.prompts[prompt])
-                check_item(item)
-                found.append({"where": where, **item})
+        where, made = f"{path}, record {n}", []
+        try:
+            with config.blame(f"{where} is no such item"):
+                record = json.loads(record) if isinstance(record, str) else record
+                if labels:
+                    record = {"label": labels[n - 1], **record}
+                fields = record if form is OWN else form.item(record, lang)
+                for item in fields if isinstance(fields, list) else [fields]:
+                    if form is not OWN:
+                        item = fill(record, item, form.prompts[prompt])
+                    check_item(item)
+                    made.append({"where": where, **item})
+        except ValueError as e:
+            if not skip_bad:
+                raise ValueError(f"{e}; --skip-bad leaves such records out") from e
+            print(f"left out: {e}", file=sys.stderr)
+            continue
+        found += made
     return found
 
 
@@ -172,20 +180,20 @@ def files(path):
     return found
 
 
-def load_items(spec, prompt=0, shots=None, shots_file=None, seed=0):
+def load_items(spec, prompt=0, shots=None, shots_file=None, seed=0, skip_bad=False):
     """(items, prompt as a text, format) of a task with its prompt number `prompt`. Before an item stand
     `shots` others of its file, drawn by the seed, or the first ones of `shots_file`."""
     form, lang, path = parse(spec)
     shots = form.shots if shots is None else shots
     found = []
     for file in files(path):
-        items, other, given = read_items(file, form, lang, prompt), shots_file, None
+        items, other, given = read_items(file, form, lang, prompt, skip_bad), shots_file, None
         if form is FORMATS["mmlu"] and not other:       # it has a file of examples for each subject
             other = re.sub("(?<![a-zA-Z])test(?=[/.][^/]*$)", "dev", file)
         if shots and other:
             if os.path.abspath(other) == os.path.abspath(file):
                 raise ValueError(f"{file} cannot have the examples of its own items: give --shots-file")
-            given = read_items(other, form, lang, prompt)
+            given = read_items(other, form, lang, prompt, skip_bad)
         if items:
             found += with_examples(items, given, shots, seed, form)
     if len({kind_of(item) for item in found}) != 1:

@@ -131,12 +131,14 @@ BROKEN = ['{"context": "a", "choices": ["b"], "label": 0}',
           '{"context": "a"}', '{"answer": "b"}', '[1]', '{"context": 3, "answer": "b"}', 'null', '']
 
 
-def test_a_malformed_item_is_named(tmp_path):
+def test_a_malformed_item_is_named_and_may_be_left_out(tmp_path, capsys):
     path, good = tmp_path / "own.jsonl", '{"context": "a", "choices": ["b", "c"], "label": 0}'
     for line in BROKEN:
         path.write_text(f"{good}\n{line}\n{good}\n")
         with pytest.raises(ValueError, match="own.jsonl, record 2 is no such item"):
             tasks.load_items(str(path))
+        assert len(tasks.load_items(str(path), skip_bad=True)[0]) == 2
+        assert "left out: " in (said := capsys.readouterr().err) and "record 2" in said
 
 
 def test_no_task_of_the_benchmark_stands_in_the_corpus():
