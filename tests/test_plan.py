@@ -4,12 +4,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-import config
 import plan
 import train
 from planning import memory
-
-GB = 10 ** 9
 
 
 def load(name, *settings):
@@ -24,11 +21,16 @@ def test_bloom_176b_on_its_384_gpus_takes_the_days_its_log_says_and_those_of_the
     out = capsys.readouterr().out
     assert "176,247,271,424 parameters, 3,596,615,680 of them in the embedding" in out
     assert "1,082.146 GFLOPs per token" in out
-    a100 = re.search(r"A100 +80 GB +yes +\d+ +[\d,]+ +([\d.]+)\n", out)
+    a100 = re.search(r"A100 +80 GB +yes +[\d,]+ +([\d.]+)\n", out)
     assert float(a100[1]) == pytest.approx(106.3 * 2304 / 2048, abs=0.1) and "256 of 2304 empty" in out
+    assert "A100         40 GB  no " in out, "52.2 GiB do not fit"
     assert "2,115.0 GB" in out, "12 bytes per parameter; BLOOM's 2.3 TB had a bfloat16 copy besides"
-    plan.print_plan(f"{ROOT}/configs/bloom.py", ["size=176b", "gpus=8"])
-    assert "It fits on none of these. What helps: more GPUs" in capsys.readouterr().out
+
+
+def test_a_size_of_ones_own_is_planned_with_a_guess_of_its_vocabulary(capsys):
+    plan.print_plan(f"{ROOT}/configs/llama.py", ["model.dim=64", "model.heads=2", "gpus=1"])
+    out = capsys.readouterr().out
+    assert "model.vocab=4096 is a guess" in out and f"{4096 * 64:,} of them in the embedding" in out
 
 
 def test_bytes_of_the_state_by_hand():
@@ -53,28 +55,6 @@ def test_the_peak_is_the_sum_over_the_tensors_of_one_moment():
     assert got["peak"] == state + got["gathered"] + got["activations"] + again + 2 * head + 6 * block
 
 
-@pytest.mark.parametrize("name, size, capacity, recompute", [
-    ("bloom", "7b1", 80, True), ("llama", "65b", 80, True), ("llama", "7b", 40, False),
-    ("bloom", "1b1", 24, False)])
-def test_the_fewest_gpus_fit_and_one_fewer_does_not(name, size, capacity, recompute):
-    settings, capacity = [f"size={size}", f"machine.recompute={recompute}"], capacity * GB
-    cfg = load(name, *settings)
-    n = memory.fewest(cfg, capacity)
-    assert n > 1 and memory.fits(cfg, n, capacity) and not memory.fits(cfg, n - 1, capacity), n
-    in_eights = memory.fewest(load(name, *settings, "machine.shard=8"), capacity)
-    assert in_eights in (None, 1) or in_eights % 8 == 0
-
-
-def test_the_toy_has_the_vocabulary_of_its_data_or_a_guess(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    _, cfg = plan.load_settings(f"{ROOT}/configs/bloom.py", [])
-    assert cfg.model.vocab == 4096 and "model.vocab=4096 is a guess" in capsys.readouterr().out
-    (tmp_path / "data/sample").mkdir(parents=True)
-    config.write_json("data/sample/manifest.json", {"vocab": 500})
-    _, cfg = plan.load_settings(f"{ROOT}/configs/bloom.py", [])
-    assert cfg.model.vocab == 512 and not capsys.readouterr().out
-
-
 @pytest.mark.parametrize("name, settings, words", [
     ("bloom", ["gpus=0"], "gpus=0 must be above 0"), ("bloom", ["mfu=40"], "mfu=40 too and at most 1"),
     ("bloom", ["gpus=8", "machine.shard=3"], "machine.shard=3 does not divide gpus=8"),
@@ -93,20 +73,26 @@ def test_each_command_has_help_with_an_example(command, monkeypatch, capsys):
 
 
 def agree(cfg, gpus):
+    """The formulas of the state are exact. The others leave small tensors out: they have been within 4% for
+    activations, 6% for the peak."""
     want, seen = memory.memory(cfg, gpus), memory.rehearse(cfg, gpus)
-    assert want.keys() == seen.keys()
-    for part in want:
-        assert want[part] == pytest.approx(seen[part], rel=0.15), f"{part} on {gpus}, by formula and counted"
+    for part in seen:
+        tolerance = {"activations": 0.05, "peak": 0.07}.get(part, 1e-3)
+        assert want[part] == pytest.approx(seen[part], rel=tolerance), f"{part}, by formula and counted"
+
+
+LOSS = ["model.context=512", "model.vocab=50048"]       # the peak is in the loss
+BLOCK = ["model.context=128", "model.vocab=2048"]       # and where gradients are made
 
 
 @pytest.mark.parametrize("name", ["bloom", "llama"])
 @pytest.mark.parametrize("gpus, settings", [
-    (1, []), (1, ["machine.recompute=true"]), (8, []), (8, ["machine.recompute=true", "machine.micro=2"]),
-    (8, ["machine.shard=4"]), (4, ["machine.shard=1"])])
+    (1, LOSS), (1, [*BLOCK, "machine.recompute=true"]), (8, BLOCK), (4, [*LOSS, "machine.shard=1"]),
+    (8, [*BLOCK, "machine.shard=4"]), (8, [*LOSS, "machine.recompute=true", "machine.micro=2"])])
 def test_the_formulas_are_what_pytorch_counts(name, gpus, settings):
-    """A step of the real program on tensors without memory, small but with the paper's proportions."""
-    small = ["model.layers=3", "model.dim=512", "model.heads=8", "model.context=512", "model.vocab=50048"]
-    agree(load(name, *small, "run.batch=256", "machine.micro=1", *settings), gpus)
+    """A step of the real program on tensors without memory."""
+    small = ["model.layers=3", "model.dim=512", "model.heads=8", "run.batch=256", "machine.micro=1"]
+    agree(load(name, *small, *settings), gpus)
 
 
 @pytest.mark.slow
