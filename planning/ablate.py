@@ -20,9 +20,6 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,14 +40,6 @@ T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 # ---- the grid ----
 
-class Run(NamedTuple):
-    """One run of the grid: its choices {setting: value}, and what they come to."""
-    choices: dict
-    seed: int
-    settings: list      # for train.py
-    cfg: config.Config
-
-
 def split_choices(settings):
     """({setting: [values]} of the settings with commas, the other settings)"""
     axes, fixed = {}, []
@@ -68,7 +57,8 @@ def split_choices(settings):
 
 
 def grid(settings, seeds, path):
-    """(run.name, {setting: [values]}, [Run], one seed after another), checked before anything is trained."""
+    """(run.name, axes {setting: [values]}, runs), checked before anything is trained. `runs` are (choices
+    {setting: value}, config.Config), one seed after another."""
     axes, fixed = split_choices(settings)
     base, runs = config.load(path, fixed).run, []
     for seed in range(base.seed, base.seed + seeds):
@@ -77,8 +67,8 @@ def grid(settings, seeds, path):
             own = [f"{key}={value}" for key, value in choices.items()]
             name = re.sub("[^A-Za-z0-9_.-]+", "-", f"{base.name} {words(choices)} seed {seed}")
             own = [*fixed, *own, f"run.seed={seed}", f"run.name={name}"]
-            runs.append(Run(choices, seed, own, train.load_config(path, own)))
-    if len({run.cfg.run.name for run in runs}) < len(runs):
+            runs.append((choices, train.load_config(path, own)))
+    if len({cfg.run.name for _, cfg in runs}) < len(runs):
         raise ValueError("two choices would have runs of one name: a value is given twice, or two settings "
                          "have the same last word")
     return base.name, axes, runs
@@ -88,37 +78,25 @@ def words(choices):
     return ", ".join(f"{key.split('.')[-1]}={value}" for key, value in choices.items())
 
 
-def finished(cfg):
-    """Whether the run of these settings has its last checkpoint. Stops if it has another recipe or data."""
-    path = f"runs/{cfg.run.name}"
-    if not os.path.exists(f"{path}/config.json"):
-        return False
-    run = checkpoint.open_run(path)
-    vocab = cfg.model.vocab or run.shape.vocab          # the tokenizer's, unless it is set
-    asked = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, vocab=vocab))
-    with config.blame("give this grid another run.name"):
-        changed = checkpoint.check_same_recipe(path, asked, data.Rows(cfg))
-        if "run.tokens" in changed:                     # train.py would go on, with another schedule
-            raise ValueError(f"{path} was trained with run.tokens={changed['run.tokens'][0]}")
-    return data.steps_in(cfg.run, cfg.model.context) in run.steps()
-
-
 # ---- train and judge ----
 
-def train_one(path, settings):
-    """train.py as a process. When we are stopped, it saves first."""
-    p = subprocess.Popen([sys.executable, os.path.join(train.HERE, "train.py"), path, *settings])
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def train_run(cfg):
+    """Train a run of the grid, or what is left of it."""
+    path = f"runs/{cfg.run.name}"
+    if os.path.exists(f"{path}/config.json"):
+        tokens = checkpoint.open_run(path).settings().run.tokens
+        if tokens != cfg.run.tokens:        # train() would go on, with another schedule
+            raise ValueError(f"{path} was trained with run.tokens={tokens}: give this grid another run.name")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        p.wait()
-    except KeyboardInterrupt:
-        p.terminate()
-        p.wait()
-        raise ValueError("stopped; the same command continues") from None
+        train.train(cfg)                    # saves, when one of these signals asks it to stop
+    except torch.OutOfMemoryError as e:
+        raise ValueError(f"{e}. Make machine.micro={cfg.machine.micro} smaller") from e
     finally:
-        signal.signal(signal.SIGTERM, before)
-    if p.returncode:
-        raise ValueError(f"{settings[-1]} ended with exit code {p.returncode}, see above")
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if data.steps_in(cfg.run, cfg.model.context) not in checkpoint.steps(path):
+        raise ValueError(f"{path} was stopped before its end; the same command continues")
 
 
 def zero_shot(model, tokenizer, benchmark):
@@ -158,20 +136,15 @@ def judge(path, benchmark):
     return scores
 
 
-def train_and_judge(path, runs, benchmark, train_run=train_one, judge_run=judge):
-    """[{"choices", "seed", "run", "scores"}] of the grid; what is finished is not trained again."""
-    missing = [run for run in runs if not finished(run.cfg)]        # all are looked at before one is trained
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished", flush=True)
-    results, tick = [], config.progress("runs trained", len(missing), every=0)
-    for run in runs:
-        folder = f"runs/{run.cfg.run.name}"
-        if run in missing:
-            train_run(path, run.settings)
-            if not finished(run.cfg):
-                raise ValueError(f"{folder} was stopped before its end; the same command continues")
-            tick(1)
-        scores = judge_run(folder, benchmark)
-        results.append({"choices": run.choices, "seed": run.seed, "run": folder, "scores": scores})
+def train_and_judge(runs, benchmark):
+    """[{"choices", "seed", "run", "scores"}] of the grid."""
+    results, tick = [], config.progress("runs", len(runs), every=0)
+    for choices, cfg in runs:
+        folder = f"runs/{cfg.run.name}"
+        train_run(cfg)
+        scores = judge(folder, benchmark)
+        results.append({"choices": choices, "seed": cfg.run.seed, "run": folder, "scores": scores})
+        tick(1)
     return results
 
 
@@ -181,9 +154,8 @@ def differences(axes, results, measure):
     """[{measure, setting, from, to, difference, interval, beyond_seeds}] for each pair of values of each
     setting: the mean of to - from, and half of its 95% interval.
 
-    Both sides of a difference have the same other settings and the same seed: runs with one seed read the
-    same rows in the same order. A cell is one combination of the other settings. The interval comes from the
-    spread over the seeds inside a cell, averaged over the cells as if independent.
+    Both sides of a difference have the same other settings, a cell, and the same seed: they read the same
+    rows in the same order. The spread over the seeds inside a cell is averaged over the cells.
     """
     scores = np.array([r["scores"][measure] for r in results])
     scores, found = scores.reshape(-1, *map(len, axes.values())), []    # (seeds, values of each setting)
@@ -211,23 +183,24 @@ def by_cell(results):
 
 def print_table(title, head, rows):
     """Print {name: texts} in columns under `head`."""
-    print(f"\n{title}\n{'':32}" + "".join(f"{text:>20}" for text in head))
-    for name, texts in rows.items():
+    print(f"\n{title}")
+    for name, texts in {"": head, **rows}.items():
         print(f"{name:32}" + "".join(f"{text:>20}" for text in texts))
 
 
 def report(axes, results, out):
     """Print the cells and the differences; write all to OUT.json."""
-    found = list(itertools.chain(*(differences(axes, results, m) for m in results[0]["scores"])))
+    found, means, changes = [], {}, {}
     shown = [m for m in results[0]["scores"] if not m.startswith(TASK)]
-    means, changes = {}, {}
     for name, scores in by_cell(results).items():
         means[name] = [f"{np.mean(scores[m]):.4f} ± {np.std(scores[m], ddof=1):.4f}" for m in shown]
-    for d in found:
-        if d["measure"] in shown:
-            name = f"{d['setting'].split('.')[-1]}: {d['from']} to {d['to']}"
-            text = f"{d['difference']:+.4f} ± {d['interval']:.4f}" + ("*" if d["beyond_seeds"] else " ")
-            changes.setdefault(name, []).append(text)
+    for measure in results[0]["scores"]:
+        for d in differences(axes, results, measure):
+            found.append(d)
+            if measure in shown:
+                name = f"{d['setting'].split('.')[-1]}: {d['from']} to {d['to']}"
+                text = f"{d['difference']:+.4f} ± {d['interval']:.4f}" + ("*" if d["beyond_seeds"] else " ")
+                changes.setdefault(name, []).append(text)
     print_table("mean of the seeds, ± standard deviation between them", shown, means)
     print_table("differences, the rest being equal, ± 95% interval from the seeds; * 0 is outside it", shown,
                 changes)
@@ -247,7 +220,7 @@ def main(argv):
     args, more = ap.parse_known_args(argv)
     name, axes, runs = grid(args.settings + more, args.seeds, args.config)
     benchmark = {task: tasks.load_items(task, shots=0) for task in tasks.BENCHMARK}
-    results = train_and_judge(args.config, runs, benchmark)
+    results = train_and_judge(runs, benchmark)
     report(axes, results, f"runs/{name}")
     try:
         figures.draw_ablation(by_cell(results), ("bits per byte", "zero-shot"), LOSS, f"runs/{name}")

@@ -2,7 +2,6 @@
 
 Equal numbers make equal files.
 """
-import os
 
 
 def blank(width, columns, height=3.3):
@@ -22,7 +21,6 @@ def blank(width, columns, height=3.3):
 
 def save_figure(fig, out):
     """Write OUT.png and OUT.svg."""
-    os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
     fig.savefig(f"{out}.png", dpi=160)
     fig.savefig(f"{out}.svg", metadata={"Date": None})
     print(f"wrote {out}.png and {out}.svg")
@@ -38,8 +36,8 @@ def loss_axis(ax, label):
 
 
 def draw_runs(runs, out):
-    """Training loss against tokens and against FLOPs (LLaMA, Figure 1). `runs` are (size, tokens, FLOPs,
-    loss), smallest first; runs of one size have one colour."""
+    """Training loss against tokens and FLOPs (LLaMA, Figure 1) of `runs` (size, tokens, FLOPs, loss),
+    smallest first. A size is a colour."""
     fig, axes = blank(7.2, 2)
     from matplotlib import colormaps
     sizes = list(dict.fromkeys(size for size, *_ in runs))
@@ -73,18 +71,14 @@ def draw_run(name, steps, lines, out):
 def draw_ablation(cells, measures, losses, out):
     """A row for each cell, a dot for each seed, a panel for each measure. The last panel has the loss against
     the context it is read in. `cells` are {choices in words: {measure: [a score per seed]}}, `losses` are
-    {contexts: measure}. A colour is a value of the first choice; marker and dashes are for the others."""
+    {contexts: measure}."""
     fig, axes = blank(4 + 2.6 * (1 + len(measures)), 1 + len(measures), 1.5 + 0.3 * len(cells))
-    groups = {}
     for y, (name, scores) in enumerate(cells.items()):
-        group = groups.setdefault(name.split(", ")[0], [])
-        number = len(group)
-        group.append(name)
-        style = {"color": f"C{list(groups).index(name.split(', ')[0]) % 10}", "marker": "os^vD*"[number % 6]}
+        style = {"color": f"C{y % 10}", "marker": "os^vD*"[y % 6]}
         for ax, measure in zip(axes, measures):
             ax.plot(scores[measure], [y] * len(scores[measure]), linestyle="", alpha=0.7, **style)
         means = [sum(scores[m]) / len(scores[m]) for m in losses.values()]
-        axes[-1].plot(list(losses), means, linestyle=("-", "--", ":")[number % 3], label=name, **style)
+        axes[-1].plot(list(losses), means, label=name, **style)
     for ax, measure in zip(axes, measures):
         ax.set(xlabel=measure, yticks=range(len(cells)), ylim=(len(cells) - 0.5, -0.5))
         ax.set_yticklabels(cells if ax is axes[0] else [])

@@ -6,7 +6,7 @@
     python plan.py budget --train-flops 5.76e23 --inference-tokens 1e13
     python plan.py budget --loss 2.0 --inference-tokens 1e12 --law runs/fit.json
 
-docs/decisions.md trains runs/scale-*. `fit` needs scipy, and `figure` matplotlib.
+`fit` needs scipy, and `figure` matplotlib.
 
 Letters: N parameters that multiply (an embedding that is only looked up is left out)   D tokens of training
          L loss, nats per token   C training FLOPs, 6ND   I tokens that the model reads and writes in its life
@@ -24,11 +24,10 @@ from model import Transformer, count
 from planning import figures
 from train import flops_per_token
 
-# Hoffmann et al. 2022 (arXiv 2203.15556), appendix D.3, as printed; N there counts every parameter. For
-# Chinchilla's 5.76e23 FLOPs it says fewer parameters and more tokens than the paper's two other methods.
+# Hoffmann et al. 2022 (arXiv 2203.15556), appendix D.3, as printed; N there counts every parameter
 HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
-# Beyond this an error of log L counts by its size, not by its square. Hoffmann: 1e-3, for some 400 runs. Toy
-# runs that differ only by the seed differ by about a hundredth, and a dozen runs are few.
+# Beyond this an error of log L counts by its size, not by its square. Hoffmann: 1e-3, for some 400 runs; here
+# toy runs that differ only by the seed differ by about a hundredth.
 HUBER = 1e-2
 MOST_POWER, LEAST_E = 5, 1e-3       # bounds of alpha and beta; of E, as a share of the lowest loss
 
@@ -41,6 +40,10 @@ def short(x):
         if x >= 0.9995 * unit:
             return f"{x / unit:.3g}{letter}"
     return f"{x:.3g}"
+
+
+def beside(path, name):
+    return os.path.join(os.path.dirname(path.rstrip("/")), name)
 
 
 def open_runs(paths):
@@ -61,14 +64,13 @@ def open_runs(paths):
 
 
 def smooth(y):
-    """Each y's mean with its neighbours: a fifth of those before it, to either side. On a logarithmic
-    axis that is one width."""
+    """Each y's mean with its neighbours: a fifth of those before it, to either side."""
     i, total = np.arange(len(y)), np.concatenate([[0], np.cumsum(y)])
     first, end = i - i // 5, np.minimum(i + i // 5 + 1, len(y))
     return (total[end] - total[first]) / (end - first)
 
 
-def figure(paths, out):
+def figure(paths):
     """One run by itself; several against tokens and FLOPs."""
     lines = []
     for run, N, flops, records in open_runs(paths):
@@ -76,7 +78,7 @@ def figure(paths, out):
         tokens, loss, rate = np.array(steps, float).reshape(-1, 3).T
         lines.append((short(N), tokens, tokens * flops, smooth(loss)))
     if len(lines) > 1:
-        return figures.draw_runs(lines, out or os.path.join(os.path.dirname(paths[0]), "loss"))
+        return figures.draw_runs(lines, beside(paths[0], "loss"))
     curves = {"training": (tokens, smooth(loss))}
     for r in records:
         if "val" in r:
@@ -84,7 +86,7 @@ def figure(paths, out):
                 at, values = curves.setdefault(f"validation: {name}", ([], []))
                 at.append(r["tokens"])
                 values.append(val["loss"])
-    figures.draw_run(run.path, (tokens, loss, rate), curves, out or f"{run.path}/loss")
+    figures.draw_run(run.path, (tokens, loss, rate), curves, f"{run.path}/loss")
 
 
 # ---- the law and its fit ----
@@ -95,11 +97,10 @@ def predict(law, N, D):
 
 def fit(N, D, L, resamplings):
     """(law, laws): the constants with the least Huber loss of log L (Hoffmann, equation 3) for losses L (n,)
-    of sizes N and tokens D; those of the resamplings.
+    of sizes N and tokens D; those of the resamplings. Stops if a constant ends on its bound.
 
     A resampling is the fitted losses with errors drawn from the fit's own, scaled up, for the five constants
-    took some away. Hoffmann draws runs instead: from a small grid that leaves whole sizes out, and then alpha
-    is anything.
+    took some away. To draw runs instead, as Hoffmann does, would leave whole sizes of a small grid out.
     """
     try:
         from scipy.optimize import least_squares
@@ -129,6 +130,10 @@ def fit(N, D, L, resamplings):
         level = np.log([e, (1 - e) * a, (1 - e) * (1 - a)]) + target.mean()
         found.append(descend([*level, power, power], target))
     best = min(found, key=lambda one: one.cost).x
+    if best[0] < low[0] + math.log(2) or min(best[3:]) < 0.03 or max(best[3:]) > MOST_POWER - 0.03:
+        constants = ", ".join(f"{key} {value:.2g}" for key, value in law(best).items())
+        raise ValueError(f"{constants}: E, alpha or beta is on a bound of the fit, so no budget follows: "
+                         "train more sizes and lengths, further apart")
     n, errors = len(L), target - fitted(best)
     errors = (errors - errors.mean()) * math.sqrt(n / (n - 5))
     laws, tick = [], config.progress("fits to resampled losses", resamplings)
@@ -138,19 +143,10 @@ def fit(N, D, L, resamplings):
     return law(best), laws
 
 
-def check_bounds(law, losses):
-    """Stop if the fit has put a constant on its bound."""
-    powers = (law["alpha"], law["beta"])
-    if law["E"] < 2 * LEAST_E * min(losses) or min(powers) < 0.03 or max(powers) > MOST_POWER - 0.03:
-        constants = ", ".join(f"{key} {value:.2g}" for key, value in law.items())
-        raise ValueError(f"{constants}: E, alpha or beta is on a bound of the fit. These runs do not decide "
-                         "it, and no budget follows: train more sizes and lengths, further apart")
-
-
-def final_losses(runs):
+def final_losses(paths):
     """[(path, N, D, validation loss at the end)] of finished runs."""
     points = []
-    for run, N, _, records in runs:
+    for run, N, _, records in open_runs(paths):
         last = [r for r in records if "val" in r][-1:]
         # a loss before the end is not that of a shorter run: its learning rate was still high
         if not last or last[0]["tokens"] < run.facts["run"]["tokens"]:
@@ -158,18 +154,16 @@ def final_losses(runs):
         points.append((run.path, N, last[0]["tokens"], last[0]["val"]["loss"]))
     _, sizes, lengths, _ = map(set, zip(*points))
     if len(points) < 6 or len(sizes) < 3 or len(lengths) < 3:
-        raise ValueError(f"{len(points)} runs of {len(sizes)} sizes and {len(lengths)} lengths: five "
-                         "constants need at least six runs, three sizes and three lengths")
+        raise ValueError(f"{len(points)} runs of {len(sizes)} sizes and {len(lengths)} lengths: a fit needs "
+                         "six runs, three sizes and three lengths")
     return points
 
 
-def report_fit(paths, out):
-    """Fit the final losses of runs, print constants and errors, and write them to `out`."""
-    points = final_losses(open_runs(paths))
+def report_fit(paths):
+    """Fit the final losses of runs; print constants and errors, and write fit.json beside the runs."""
+    points, out = final_losses(paths), beside(paths[0], "fit.json")
     _, N, D, L = zip(*points)
-    law, _ = fit(N, D, L, 0)
-    check_bounds(law, L)
-    _, laws = fit(N, D, L, 400)
+    law, laws = fit(N, D, L, 400)
     print(f"{'run':32} {'N':>7} {'D':>7}  {'loss':>7}  difference from the fit")
     for name, n, d, loss in points:
         print(f"{name:32} {short(n):>7} {short(d):>7}  {loss:7.4f}  {loss / predict(law, n, d) - 1:+10.2%}")
@@ -178,8 +172,8 @@ def report_fit(paths, out):
     for key, value in law.items():
         low, high = interval[key] = np.quantile([one[key] for one in laws], (0.05, 0.95)).tolist()
         print(f"  {key:6} {value:12.4g}{'':22}{low:.4g} to {high:.4g}")
-    config.write_json(out, {"law": law, "interval": interval,
-                            "runs": [dict(zip(("run", "N", "D", "loss"), point)) for point in points]})
+    runs = [dict(zip(("run", "N", "D", "loss"), point)) for point in points]
+    config.write_json(out, {"law": law, "interval": interval, "runs": runs})
     print(f"wrote {out}")
 
 
@@ -207,25 +201,17 @@ def cheapest(law, loss, served):
     return float(N[i]), float(D[i])
 
 
-def load_law(path):
-    """{constant: value} of a file that plan.py fit wrote."""
-    found = config.read_json(path)
-    with config.blame(f"{path} is not a law"):
-        return {key: float(found["law"][key]) for key in HOFFMANN}
-
-
-def report_budget(law, train_flops, loss, served):
+def report_budget(law, loss, served):
     """Print how the cheapest model for a loss changes with the tokens it will serve."""
-    loss = loss or float(predict(law, *compute_optimal(law, train_flops)))
     N0, D0 = cheapest(law, loss, 0)
     print(f"L(N, D) = {law['E']:.4g} + {law['A']:.4g} / N^{law['alpha']:.3g} + {law['B']:.4g} / "
           f"D^{law['beta']:.3g}\nthe cheapest models with a loss of {loss:.4f}. FLOPs of a life: 6ND to "
           f"train, 2N per token served. Saved: beside {short(N0)}\n\n"
           f"{'tokens served':>13} {'parameters':>11} {'training tokens':>16} {'training FLOPs':>15} "
           f"{'FLOPs of a life':>16}  {'saved':>6}")
-    for tokens in sorted({0.0, served, *(D0 * times for times in (0.1, 0.3, 1, 3, 10, 30, 100))}):
+    for tokens in sorted({served, *(D0 * times for times in (0, 0.1, 0.3, 1, 3, 10, 30, 100))}):
         N, D = cheapest(law, loss, tokens)
-        life, plain = 6 * N * D + 2 * N * tokens, 6 * N0 * D0 + 2 * N0 * tokens
+        life, plain = N * (6 * D + 2 * tokens), N0 * (6 * D0 + 2 * tokens)
         asked = "  <- asked" if tokens == served else ""
         print(f"{short(tokens):>13} {short(N):>11} {short(D):>16} {6 * N * D:15.3g} {life:16.3g}  "
               f"{1 - life / plain:6.1%}{asked}")
@@ -237,9 +223,7 @@ def main(argv):
     ap = config.Parser(__doc__, prog="plan.py")
     commands = ap.add_subparsers(dest="command", required=True)
     for name in ("figure", "fit"):
-        p = commands.add_parser(name, doc=__doc__)
-        p.add_argument("runs", nargs="+", metavar="runs/NAME")
-        p.add_argument("--out", metavar="PATH", help="default: loss or fit.json beside the runs, or in one")
+        commands.add_parser(name, doc=__doc__).add_argument("runs", nargs="+", metavar="runs/NAME")
     p = commands.add_parser("budget", doc=__doc__)
     target = p.add_mutually_exclusive_group(required=True)
     target.add_argument("--train-flops", type=config.number(1, 1e40, float), metavar="C",
@@ -248,10 +232,11 @@ def main(argv):
     p.add_argument("--inference-tokens", type=config.number(0, 1e30, float), default=0.0, metavar="I")
     p.add_argument("--law", metavar="FILE", help="what plan.py fit wrote (default: Hoffmann et al. 2022)")
     args = ap.parse_args(argv)
-    if args.command == "budget":
-        law = load_law(args.law) if args.law else HOFFMANN
-        return report_budget(law, args.train_flops, args.loss, args.inference_tokens)
-    paths = [path.rstrip("/") for path in args.runs]
-    if args.command == "fit":
-        return report_fit(paths, args.out or os.path.join(os.path.dirname(paths[0]), "fit.json"))
-    figure(paths, args.out)
+    if args.command != "budget":
+        return {"figure": figure, "fit": report_fit}[args.command](args.runs)
+    law = HOFFMANN
+    if args.law:
+        with config.blame(f"{args.law} is not a law"):
+            law = {key: float(config.read_json(args.law)["law"][key]) for key in HOFFMANN}
+    loss = args.loss or float(predict(law, *compute_optimal(law, args.train_flops)))
+    report_budget(law, loss, args.inference_tokens)
