@@ -29,6 +29,7 @@ HOFFMANN = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 # Beyond this an error of log L counts by its size, not by its square. Hoffmann: 1e-3, for some 400 runs; here
 # toy runs that differ only by the seed differ by about a hundredth.
 HUBER = 1e-2
+RESAMPLINGS = 400
 MOST_POWER, LEAST_E = 5, 1e-3       # bounds of alpha and beta; of E, as a share of the lowest loss
 
 
@@ -163,7 +164,7 @@ def report_fit(paths):
     """Fit the final losses of runs; print constants and errors, and write fit.json beside the runs."""
     points, out = final_losses(paths), beside(paths[0], "fit.json")
     _, N, D, L = zip(*points)
-    law, laws = fit(N, D, L, 400)
+    law, laws = fit(N, D, L, RESAMPLINGS)
     print(f"{'run':32} {'N':>7} {'D':>7}  {'loss':>7}  difference from the fit")
     for name, n, d, loss in points:
         print(f"{name:32} {short(n):>7} {short(d):>7}  {loss:7.4f}  {loss / predict(law, n, d) - 1:+10.2%}")

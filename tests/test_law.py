@@ -42,7 +42,8 @@ def grid():
     return (v.ravel() for v in np.meshgrid([1e5, 2e5, 4e5, 1e6], [1e5, 2e5, 4e5, 1e6]))
 
 
-def test_the_fit_finds_the_constants_that_made_the_losses_and_a_budget_follows(tmp_path, capsys):
+def test_the_fit_finds_the_constants_that_made_the_losses_and_a_budget_follows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(law, "RESAMPLINGS", 20)
     law.main(["fit", *family(tmp_path)])
     found = config.read_json(tmp_path / "fit.json")
     assert found["law"] == pytest.approx(LAW, rel=1e-6) and len(found["runs"]) == 16
@@ -55,18 +56,18 @@ def test_the_fit_finds_the_constants_that_made_the_losses_and_a_budget_follows(t
 
 
 def test_intervals_hold_the_constants_behind_noisy_losses_and_shrink_with_the_noise():
-    """Eight sets with 1% of noise: an exact 90% interval holds its exponent in seven of them, and in fewer
-    than six once in 26 times."""
+    """Five sets with 0.4% of noise: exact 90% intervals hold their exponent in fewer than three of them once
+    in 117 times."""
     N, D = grid()
 
     def intervals(noise, seed):
         errors = np.random.default_rng(seed).normal(0, noise, len(N))
-        _, laws = law.fit(N, D, law.predict(LAW, N, D) * np.exp(errors), 40)
+        _, laws = law.fit(N, D, law.predict(LAW, N, D) * np.exp(errors), 20)
         return {key: np.quantile([one[key] for one in laws], (0.05, 0.95)) for key in ("alpha", "beta")}
-    noisy, exact = [intervals(0.01, seed) for seed in range(8)], intervals(0.001, 0)
+    noisy, exact = [intervals(0.004, seed) for seed in range(5)], intervals(0.0004, 0)
     for key in ("alpha", "beta"):
         inside = [one[key][0] <= LAW[key] <= one[key][1] for one in noisy]
-        assert sum(inside) >= 6 and np.ptp(exact[key]) < np.ptp(noisy[0][key]) / 3, (key, noisy, exact)
+        assert sum(inside) >= 3 and np.ptp(exact[key]) < np.ptp(noisy[0][key]) / 3, (key, noisy, exact)
 
 
 def test_one_run_that_went_wrong_does_not_move_the_fit():
@@ -83,10 +84,8 @@ def test_a_fit_on_its_bounds_is_said_and_no_budget_follows():
     """Losses that never level off, and of which only the smallest size is worse."""
     N, D = grid()
     L = 30 * D ** -0.2 * np.where(N < 150_000, 3, 1)
-    found, _ = law.fit(N, D, L, 0)
     with pytest.raises(ValueError, match="E 0.0.*, alpha (5|4.9).*on a bound.* no budget follows"):
-        law.check_bounds(found, L)
-    law.check_bounds(LAW, [3])
+        law.fit(N, D, L, 0)
 
 
 def test_without_inference_the_cheapest_model_is_the_compute_optimal_one():
@@ -99,14 +98,13 @@ def test_without_inference_the_cheapest_model_is_the_compute_optimal_one():
             assert slopes[0] == pytest.approx(slopes[1]), "the loss's two slopes along 6ND = C"
 
 
-@pytest.mark.parametrize("served", [0, 1e9, 1e12, 1e14, 1e17])
+@pytest.mark.parametrize("served", [0, 1e12, 1e17])
 def test_the_budget_is_what_trying_every_size_gives(served):
     one, loss = law.HOFFMANN, 2.0
     N = np.geomspace(1e8, 1e12, 400_001)
     room = loss - one["E"] - one["A"] / N ** one["alpha"]
-    with np.errstate(over="ignore"):
-        D = np.where(room > 0, (one["B"] / np.maximum(1e-300, room)) ** (1 / one["beta"]), np.inf)
-    cost = 6 * N * D + 2 * N * served
+    N, room = N[room > 0], room[room > 0]
+    cost = 6 * N * (one["B"] / room) ** (1 / one["beta"]) + 2 * N * served
     size, tokens = law.cheapest(one, loss, served)
     assert size == pytest.approx(N[cost.argmin()], rel=1e-3)
     assert 6 * size * tokens + 2 * size * served == pytest.approx(cost.min(), rel=1e-6)
@@ -119,12 +117,14 @@ def test_figures_say_what_they_show_and_are_the_same_bytes_again(tmp_path):
     sizes = [law.short(N) for _, N, _, _ in law.open_runs(runs)]
     for paths, texts in ((runs, ("training tokens", "training FLOPs", "training loss", *sizes)),
                          (runs[:1], ("validation: all", "validation: stories", "learning rate"))):
-        for out in ("a", "b"):
-            law.main(["figure", *paths, "--out", str(tmp_path / out)])
-        for end in (".png", ".svg"):
-            assert (tmp_path / f"a{end}").read_bytes() == (tmp_path / f"b{end}").read_bytes()
-        svg = (tmp_path / "a.svg").read_text()
-        assert all(text in svg for text in texts), texts
+        file, found = tmp_path / "loss", []
+        if len(paths) == 1:
+            file = tmp_path / "scale-16-1048576/loss"
+        for _ in range(2):
+            law.main(["figure", *paths])
+            found.append([file.with_suffix(end).read_bytes() for end in (".png", ".svg")])
+        assert found[0] == found[1]
+        assert all(text in found[0][1].decode() for text in texts), texts
 
 
 def test_smoothing_keeps_what_is_straight_and_takes_noise_away():
@@ -140,7 +140,7 @@ def stopped(folder):
 
 
 @pytest.mark.parametrize("request_of, words", [
-    (lambda f: ["fit", *family(f, dims=(16, 32))], "8 runs of 2 sizes and 4 lengths: five constants need"),
+    (lambda f: ["fit", *family(f, dims=(16, 32))], "8 runs of 2 sizes and 4 lengths: a fit needs"),
     (lambda f: ["fit", stopped(f)], "scale-16-1048576 is not finished"),
     (lambda f: ["fit", *family(f / "a"), *family(f / "b", tokenizer={"fingerprint": "2"})], "different tok"),
     (lambda f: ["figure", f"{f}/scale-*"], "is not a run"),
