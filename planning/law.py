@@ -43,10 +43,6 @@ def short(x):
     return f"{x:.3g}"
 
 
-def beside(path, name):
-    return os.path.join(os.path.dirname(path.rstrip("/")), name)
-
-
 def open_runs(paths):
     """[(RunFolder, N, FLOPs per token, records of its log)], smallest first. All read the same tokens."""
     found = []
@@ -79,7 +75,7 @@ def figure(paths):
         tokens, loss, rate = np.array(steps, float).reshape(-1, 3).T
         lines.append((short(N), tokens, tokens * flops, smooth(loss)))
     if len(lines) > 1:
-        return figures.draw_runs(lines, beside(paths[0], "loss"))
+        return figures.draw_runs(lines, os.path.join(os.path.dirname(run.path), "loss"))
     curves = {"training": (tokens, smooth(loss))}
     for r in records:
         if "val" in r:
@@ -126,9 +122,8 @@ def fit(N, D, L, resamplings):
         return {"E": math.exp(e), "A": math.exp(a + alpha * log_n.mean()),
                 "B": math.exp(b + beta * log_d.mean()), "alpha": alpha, "beta": beta}
     found = []
-    # shares of E in the loss and of the size's term in the rest, and the powers to start from
-    for e, a, power in itertools.product((0.2, 0.6, 0.9), (0.25, 0.75), (0.2, 0.6)):
-        level = np.log([e, (1 - e) * a, (1 - e) * (1 - a)]) + target.mean()
+    for e, power in itertools.product((0.2, 0.9), (0.2, 0.6)):      # E's share of the loss, both powers
+        level = np.log([e, (1 - e) / 2, (1 - e) / 2]) + target.mean()
         found.append(descend([*level, power, power], target))
     best = min(found, key=lambda one: one.cost).x
     if best[0] < low[0] + math.log(2) or min(best[3:]) < 0.03 or max(best[3:]) > MOST_POWER - 0.03:
@@ -162,7 +157,8 @@ def final_losses(paths):
 
 def report_fit(paths):
     """Fit the final losses of runs; print constants and errors, and write fit.json beside the runs."""
-    points, out = final_losses(paths), beside(paths[0], "fit.json")
+    points = final_losses(paths)
+    out = os.path.join(os.path.dirname(points[0][0]), "fit.json")
     _, N, D, L = zip(*points)
     law, laws = fit(N, D, L, RESAMPLINGS)
     print(f"{'run':32} {'N':>7} {'D':>7}  {'loss':>7}  difference from the fit")
