@@ -1,11 +1,10 @@
 """From files as they are found to token files. Each source stays apart, with its licence.
 
-    python prepare.py configs/data/sample.py
     python prepare.py configs/data/sample.py name=other tokenizer.vocab=8000
     python prepare.py --input book.txt notes/ 'crawl/*.jsonl' --name mine --clean oscar --near minhash
     python prepare.py configs/data/sample.py --remove ids.txt       # take documents out again
 
-At each stage documents in = kept + dropped, by reason (report.json):
+The stages; at each one documents in = kept + dropped, by reason (report.json):
 
     read        files to documents; leaves out what is broken, empty, under another licence or to be removed
     repeats     finds exact copies of documents, and lines that repeat in a source
@@ -15,9 +14,9 @@ At each stage documents in = kept + dropped, by reason (report.json):
     tokenizer   is trained on the training documents
     tokenize    makes prompt + text + </s> of a document
 
-Writes data/NAME: corpus/SOURCE/*.jsonl, dropped/REASON.jsonl, tokenizer/, tokens/SOURCE/*.{bin,idx,doc},
-report.json, DATA_CARD.md, manifest.json. The work is done in data/NAME.partial, which is renamed when all is
-there. The same command goes on where it was stopped.
+The work is done in data/NAME.partial, which becomes data/NAME when all is there: corpus/SOURCE/*.jsonl,
+dropped/REASON.jsonl, tokenizer/, tokens/SOURCE/*.{bin,idx,doc}, report.json, DATA_CARD.md, manifest.json.
+The same command goes on where it was stopped.
 """
 import argparse
 import contextlib
@@ -34,7 +33,7 @@ import tokenizer as tokenizers
 from corpus import card, clean, fetch, jobs, recipe, sources, stages, takedown, tokens
 
 PART = 32_000_000               # bytes of input files that make a job
-LEAST = 1024                    # bytes below which there is nothing to train on
+LEAST = 1024                    # bytes that give the smallest vocabulary
 
 
 # ---- from files to data/NAME ----
@@ -42,12 +41,10 @@ LEAST = 1024                    # bytes below which there is nothing to train on
 def program(corpus):
     """A hash of the program and its rules: who edits them gets new results, not leftovers of old ones."""
     here, files = os.path.dirname(os.path.abspath(__file__)), []
-    for pattern in ("prepare.py", "tokenizer.py", "corpus/**/*.py", "corpus/**/*.toml", "corpus/**/*.txt",
-                    "samples/**/*.txt"):
-        files += sorted(glob.glob(f"{here}/{pattern}", recursive=True))
-    if corpus.rules:
-        files += sorted(glob.glob(f"{corpus.rules}/**/*.*", recursive=True))
-    return jobs.hash_of([config.sha256(f) for f in files])
+    for pattern in ("prepare.py", "tokenizer.py", "corpus/*.py", "samples/**/*.txt",
+                    f"{os.path.abspath(corpus.rules or clean.RULES_FOLDER)}/**/*.*"):
+        files += sorted(glob.glob(os.path.join(here, pattern), recursive=True))
+    return jobs.hash_of([config.sha256(file) for file in files])
 
 
 def in_parts(found, most):
@@ -64,47 +61,46 @@ def in_parts(found, most):
 
 def build(corpus, found, out, removed, workers, most):
     """All stages, in OUT/work. Then what they made is put together in OUT. found: {source: its files}."""
+    plan, made, report = stages.Plan(corpus, f"{out}/work", removed, workers), {}, {}
     files = [file for file, _, _ in itertools.chain(*found.values())]
-    stamps = list(map(jobs.stamp, [*files, *(corpus.models or {}).values()]))
+    stamps = jobs.stamps([*files, *(corpus.models or {}).values()])
     settings = {**config.plain(corpus), "tokenizer": None, "val_share": None}
-    plan = stages.Plan(corpus, f"{out}/work", removed, workers)
     plan.key = jobs.hash_of(program(corpus), sorted(removed), settings, stamps, most)
     parts = {name: in_parts(files, most) for name, files in found.items()}
-    read = plan.run_parts("read", "reading files", stages.read_part, parts)
-    plan.run_whole("repeats", "looking for copies", stages.repeats, read)
-    cleaned = plan.run_parts("clean", "cleaning", stages.clean_part, read)
-    plan.run_whole("near", "looking for near duplicates", stages.near, cleaned)
-    written = plan.run_parts("write", "writing documents", stages.write_part, cleaned)
-    made = {"read": read, "clean": cleaned, "write": written}
-    report = {}
+    made["read"] = plan.run_parts("read", "reading files", stages.read_part, parts)
+    plan.run_whole("repeats", "looking for copies", stages.repeats, made["read"])
+    made["clean"] = plan.run_parts("clean", "cleaning", stages.clean_part, made["read"])
+    plan.run_whole("near", "looking for near duplicates", stages.near, made["clean"])
+    made["write"] = plan.run_parts("write", "writing documents", stages.write_part, made["clean"])
     for name in found:
         report[name] = {stage: stages.added(bases[name]) for stage, bases in made.items()}
-    check_enough(corpus, report)
+    stages.write_dropped(out, itertools.chain(*(bases[name] for bases in made.values() for name in found)))
+    check_enough(plan, report, stages.first_dropped(out))
 
     # another tokenizer needs no other text
-    plan.key = jobs.hash_of(plan.key, config.plain(corpus.tokenizer), corpus.val_share,
-                            jobs.stamp(corpus.tokenizer.path))
-    written = {name: bases for name, bases in written.items() if report[name]["write"]["kept"]}
-    sizes = Counter()
-    for name in written:
+    t = corpus.tokenizer
+    stamps = jobs.stamps([t.path] if t.path else [])
+    plan.key = jobs.hash_of(plan.key, config.plain(t), corpus.val_share, stamps)
+    written = {}
+    for name, bases in made["write"].items():
         facts = report[name]["write"]
-        sizes.update(facts["bytes_by_language"])
-        # of a small source one document is held out, that with the lowest place, but never its only one
-        plan.limits[name] = max(corpus.val_share, facts["lowest"]) if facts["kept"] > 1 else -1
-    plan.sizes = dict(sizes)
+        if facts["kept"]:
+            written[name] = bases
+            plan.sizes.update(facts["bytes_by_language"])
+            plan.hold_out(name, facts, corpus.val_share)
     plan.run_whole("tokenizer", "making the tokenizer", tokens.train_tokenizer, written)
     tokenized = plan.run_parts("tokenize", "tokenizing", tokens.tokenize_part, written)
-    return assemble(out, plan, made, tokenized, report, total_bytes(found))
+    return assemble(out, plan, written, tokenized, report, total_bytes(found))
 
 
 def total_bytes(found):
     return sum(size for _, _, size in itertools.chain(*found.values()))
 
 
-def assemble(out, plan, made, tokenized, report, input_bytes):
+def assemble(out, plan, written, tokenized, report, input_bytes):
     """Put together in OUT what the stages made, the manifest last; returns the manifest."""
     corpus, tokenizer = plan.corpus, tokenizers.load(f"{plan.folder}/tokenizer")
-    for name in ("corpus", "dropped", "tokens", "tokenizer"):
+    for name in ("corpus", "tokens", "tokenizer"):
         shutil.rmtree(f"{out}/{name}", ignore_errors=True)
     tokenizer.save(f"{out}/tokenizer")
     manifest = {"name": corpus.name, "dtype": tokens.token_dtype(tokenizer), "vocab": tokenizer.vocab,
@@ -112,45 +108,37 @@ def assemble(out, plan, made, tokenized, report, input_bytes):
                 "sources": {}, "removed": sorted(plan.removed), "settings": config.plain(corpus),
                 "input_bytes": input_bytes, "program": program(corpus)}
     for name in tokenized:
-        os.makedirs(f"{out}/corpus/{name}")
-        for number, base in enumerate(made["write"][name]):
-            shutil.copyfile(f"{base}.jsonl", f"{out}/corpus/{name}/{number:05}.jsonl")
-        source, facts = plan.source(name), report[name]["write"]
-        dropped = sum((Counter(stage["dropped"]) for stage in report[name].values()), Counter())
+        source = plan.source(name)
         manifest["sources"][name] = {
             "weight": source.weight, "licence": source.licence, "held_out": plan.limits[name],
-            **{key: facts[key] for key in stages.COUNTED}, "dropped": dict(dropped),
-            **tokens.join_tokens(f"{out}/tokens/{name}", tokenized[name])}
-    bases = []
-    for by_source in made.values():
-        bases += itertools.chain(*by_source.values())
-    stages.write_dropped(out, bases)
+            "dropped": stages.all_dropped(report[name]),
+            **tokens.put_together(out, name, written[name], tokenized[name])}
     config.write_json(f"{out}/report.json", report)
     card.write_card(out, manifest, report)
     config.write_json(f"{out}/manifest.json", manifest)
     return manifest
 
 
-def check_enough(corpus, report):
-    """Say what was dropped as broken; stop if nothing is left to train on."""
-    dropped, size, count = Counter(), 0, 0
-    for name, facts in report.items():
-        for reason, n in facts["read"]["dropped"].items():
-            if reason not in ("empty", "removed", "licence"):
-                print(f"source {name}: {n:,} dropped as {reason}; "
-                      f"the first at {facts['read']['first'][reason]}")
-        if "code" in facts["clean"]:
-            print(f"source {name}: {facts['clean']['code']:,} documents are source code; {clean.CODE_NOTE}")
-        if not facts["write"]["kept"]:
-            print(f"source {name}: nothing is left of its {facts['read']['in']:,} documents")
-        for stage in facts.values():
-            dropped.update(stage["dropped"])
-        size += facts["write"]["bytes"]
-        count += facts["write"]["kept"]
-    if size + count < LEAST or count < 2:
+def check_enough(plan, report, shown):
+    """Say what was dropped as broken; stop if nothing is left to train on. shown: see first_dropped()."""
+    dropped, count, size = Counter(), 0, 0
+    for name, stage in report.items():
+        read, left = stage["read"], stage["write"]
+        for reason, n in read["dropped"].items():
+            if place := shown[name, reason].get("place"):       # it could not be read
+                print(f"source {name}: {n:,} dropped as {reason}; the first at {place}")
+        rules, langs = clean.rules(plan.source(name).clean), left["bytes_by_language"]
+        if not all(clean.applies(*pair) for pair in itertools.product(rules, langs)):
+            print(f"source {name}: {clean.CODE_NOTE}")
+        if not left["kept"]:
+            print(f"source {name}: nothing is left of its {read['in']:,} documents")
+        dropped.update(stages.all_dropped(stage))
+        count += left["kept"]
+        size += left["bytes"]
+    if count < 2 or size < LEAST:
         why = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "none"
-        raise ValueError(f"{corpus.name}: {size:,} bytes are left, in documents: {count}. At least {LEAST:,} "
-                         f"bytes and 2 documents are needed: add text. Dropped: {why}")
+        raise ValueError(f"{plan.corpus.name}: documents left: {count}, bytes: {size:,}. 2 and {LEAST:,} are "
+                         f"needed: add text, or set a smaller split. Dropped: {why}")
 
 
 def gather(corpus):
@@ -159,13 +147,11 @@ def gather(corpus):
     for s in corpus.sources:
         urls = [s.url] if isinstance(s.url, str) else s.url or []
         sums = [s.sha256] if isinstance(s.sha256, str) else s.sha256 or [None] * len(urls)
-        if len(sums) != len(urls):
-            raise ValueError(f"source {s.name}: {len(urls)} url and {len(sums)} sha256; give one for each")
-        # a folder for each address: they may end in the same name
-        fetched = [fetch.fetch(url, f"data/raw/{s.name}/{jobs.hash_of(url)[:8]}", sha256)
-                   for url, sha256 in zip(urls, sums)]
-        gathered.append(dataclasses.replace(s, path=s.path or fetched))
         with config.blame(f"source {s.name}" + (f", which comes from {s.origin}" if s.origin else "")):
+            # a folder for each address: they may end in the same name
+            fetched = [fetch.fetch(url, f"data/raw/{s.name}/{jobs.hash_of(url)[:8]}", sha256)
+                       for url, sha256 in zip(urls, sums, strict=True)]
+            gathered.append(dataclasses.replace(s, path=s.path or fetched))
             found[s.name] = sources.found(gathered[-1])
     return dataclasses.replace(corpus, sources=gathered), found
 
@@ -195,17 +181,13 @@ def prepare(corpus, workers=None, most=PART):
         if os.path.exists(f"{out}/manifest.json"):
             return prepared_before(corpus, out, names, workers)
         if os.path.exists(out):
-            raise ValueError(f"{out} is there and is no prepared data: it has no manifest.json; "
-                             "move it away, or use another name")
+            raise ValueError(f"{out} is no prepared data: it has no manifest.json; use another name")
         corpus, found = gather(corpus)
         partial = f"{out}.partial"
         os.makedirs(partial, exist_ok=True)
-        shutil.rmtree(f"{partial}.work", ignore_errors=True)
         manifest = build(corpus, found, partial, names, workers, most)
-        # away at once: half of it would look like work that is done
-        os.rename(f"{partial}/work", f"{partial}.work")
         os.rename(partial, out)
-        shutil.rmtree(f"{partial}.work", ignore_errors=True)
+        shutil.rmtree(f"{out}/work")
         print_table(manifest)
         print(f"wrote {out}; read {out}/DATA_CARD.md")
         return manifest
@@ -214,6 +196,7 @@ def prepare(corpus, workers=None, most=PART):
 def prepared_before(corpus, out, names, workers):
     """Take out of a complete data/NAME what is to be removed, or say that there is nothing to do."""
     manifest = config.read_json(f"{out}/manifest.json")
+    shutil.rmtree(f"{out}/work", ignore_errors=True)        # a kill can leave it
     new = names - set(manifest["removed"])
     if new:                                         # this needs no input files: they may be gone
         manifest = takedown.remove_documents(out, manifest, new, workers)
@@ -223,8 +206,8 @@ def prepared_before(corpus, out, names, workers):
     changed = [key for key, _, _ in config.differences(manifest["settings"], config.plain(corpus))
                if key not in ("remove", "accept")]
     if changed or manifest["input_bytes"] != total_bytes(found):
-        other = f"other settings: {', '.join(changed)}" if changed else "files that have changed since"
-        raise ValueError(f"{out} was prepared from {other}; use another name, or delete it to do so again")
+        raise ValueError(f"{out} was prepared from other {', '.join(changed) or 'files'}; use another name, "
+                         "or delete it to do so again")
     print(f"{out} is complete")
     if manifest["program"] != program(corpus):
         print("it was made by another version of the program or rules: delete it to prepare it again")
@@ -238,13 +221,6 @@ def print_table(manifest):
     for name, s in found.items():
         print(f"{name:{width}}  {card.both(s, 'documents'):9,}  {sum(s['dropped'].values()):9,}  "
               f"{card.both(s, 'bytes'):13,}  {s['train']['tokens']:13,}  {s['val']['tokens']:10,}")
-    if 1 < len(found) <= 8:
-        weights = {name: s["weight"] for name, s in found.items()}
-        if None in weights.values():                # by size
-            weights = {name: s["train"]["tokens"] for name, s in found.items()}
-        whole = sum(weights.values()) or 1
-        shares = {name: max(0.001, round(weight / whole, 3)) for name, weight in weights.items()}
-        print(f'shares of the training rows, to change and give train.py: "data.weights={shares}"')
 
 
 OPTIONS = {recipe.Corpus: {"name", "remove"}, recipe.Tokenizer: {"kind", "vocab", "path"},
@@ -263,8 +239,7 @@ def corpus_of(given, settings):
     else:
         raise ValueError("give a data config, or --input PATH... --name NAME")
     if not isinstance(corpus, recipe.Corpus):
-        raise ValueError(f"{settings[0]} is a training config; a data config is needed, such as "
-                         "configs/data/sample.py")
+        raise ValueError(f"{settings[0]} is a training config; give one of configs/data")
     if given.get("near") == "overlap":
         given["split"] = 10 ** 9                    # books are compared whole
     for part in (corpus, corpus.tokenizer, *corpus.sources):
@@ -278,8 +253,7 @@ def main():
     ap.add_argument("settings", nargs="*", metavar="CONFIG field=value",
                     help="a data config, and changes to it, as in tokenizer.vocab=8000 accept=oscar")
     ap.add_argument("--input", nargs="+", metavar="PATH",
-                    help="instead: files, folders or globs, each a source: text, .jsonl, .parquet, code, "
-                         ".warc.wet.gz, Wikipedia's .xml.bz2, Posts.xml, arXiv's .tar; also .gz .bz2 .xz")
+                    help="instead: files, folders or globs, each a source (formats: docs/corpus.md)")
     ap.add_argument("--remove", metavar="FILE", help="take these out: a line is SOURCE or SOURCE/ID")
     ap.add_argument("--workers", type=config.number(1, 1024), help="processes (default: one per core)")
     ap.add_argument("--name", help="data/NAME")

@@ -1,13 +1,11 @@
-"""DATA_CARD.md: what is in data/NAME, under which licences, what each rule took out, how to build it again.
+"""DATA_CARD.md: what is in data/NAME, under which licences, and what each rule took out.
 A function per section.
 
     python prepare.py configs/data/sample.py        # then read data/sample/DATA_CARD.md
 """
-import json
-import os
 from collections import Counter
 
-SPLITS = ("train", "val")
+from corpus import stages
 
 
 def table(head, rows):
@@ -25,7 +23,7 @@ def cell(value):
 
 
 def both(source, fact):
-    return sum(source[split][fact] for split in SPLITS)
+    return source["train"][fact] + source["val"][fact]
 
 
 def sizes(manifest):
@@ -38,7 +36,9 @@ def sizes(manifest):
                      round(both(s, "bytes") / both(s, "tokens"), 2), weight])
     head = ["source", "documents", "bytes", "train tokens", "val tokens", "bytes per token", "share of rows"]
     return (f"# {manifest['name']}\n\n{documents:,} documents, {size:,} bytes of text; a {tokenizer['kind']} "
-            f"tokenizer with {manifest['vocab']:,} entries (`{tokenizer['fingerprint']}`).\n\n"
+            f"tokenizer with {manifest['vocab']:,} entries. Held out for validation: "
+            f"{manifest['settings']['val_share']:.0%} of each source, by a hash of the documents' ids. "
+            "manifest.json has the settings and the sha256 of all tokens.\n\n"
             "## Sources\n\n" + table(head, rows))
 
 
@@ -60,62 +60,28 @@ def languages(manifest):
         for fact in by:
             by[fact].update(s[f"{fact}_by_language"])
     for lang, n in by["bytes"].most_common():
-        names = [name for name, s in manifest["sources"].items() if lang in s["bytes_by_language"]]
         rows.append([lang, by["documents"][lang], n, f"{n / by['bytes'].total():.2%}", by["tokens"][lang],
-                     round(n / by["tokens"][lang], 2), ", ".join(names)])
-    head = ["language", "documents", "bytes", "share", "tokens", "bytes per token", "sources"]
+                     round(n / by["tokens"][lang], 2)])
+    head = ["language", "documents", "bytes", "share", "tokens", "bytes per token"]
     return "## Languages\n\n" + table(head, rows)
 
 
-def first_dropped(out):
-    """{(source, reason): the first document that dropped/ shows}"""
-    found = {}
-    for file in sorted(os.listdir(f"{out}/dropped")):
-        with open(f"{out}/dropped/{file}", encoding="utf-8") as f:
-            for document in map(json.loads, f):
-                found.setdefault((document["source"], document["dropped"]), document)
-    return found
-
-
 def losses(out, report):
-    rows, shown = [], first_dropped(out)
-    for name, stages in report.items():
-        for stage, facts in stages.items():
-            changes, examples = facts.get("changed", {}), facts.get("examples", {})
-            rows.append([name, stage, facts["in"], facts["kept"], sum(facts["dropped"].values()), 0, ""])
-            for rule in {**facts["dropped"], **changes}:
+    rows, shown = [], stages.first_dropped(out)
+    for name, by_stage in report.items():
+        for stage, facts in by_stage.items():
+            changes, dropped = facts.get("changed", {}), facts["dropped"]
+            rows.append([name, stage, facts["in"], facts["kept"], sum(dropped.values()), 0, ""])
+            for rule in {**dropped, **changes}:
                 first = shown.get((name, rule), {})
                 example = first.get("place") or first.get("text", "")[:80]
-                if rule in examples:
-                    before, after = examples[rule]["before"], examples[rule]["after"]
-                    example = (f"`{before.strip()}` became " if before else "") + f"`{after.strip()}`"
-                dropped, changed = facts["dropped"].get(rule, 0), changes.get(rule, 0)
-                rows.append([name, rule, "", "", dropped, changed, example])
+                rows.append([name, rule, "", "", dropped.get(rule, 0), changes.get(rule, 0), example])
     head = ["source", "stage or rule", "in", "kept", "dropped", "changed", "example"]
     return ("## What was taken out\n\nDocuments in = kept + dropped, at every stage. `changed` counts "
             "documents that stay, with a part taken out or masked. The first of the dropped documents are in "
             "`dropped/`.\n\n" + table(head, rows))
 
 
-def removals(manifest):
-    if not manifest["removed"]:
-        return ""
-    return "## Removed on request\n\n" + "\n".join(f"- {name}" for name in manifest["removed"]) + "\n"
-
-
-def again(manifest):
-    rows = []
-    for name, s in manifest["sources"].items():
-        rows += [[name, split, s[split]["sha256"]] for split in SPLITS]
-    return ("## How to build it again\n\nThe settings in `manifest.json` give the same bytes again from the "
-            "same files, program and rules. Validation: "
-            f"{manifest['settings']['val_share']:.0%} of each source, by a hash of the documents' ids; "
-            "no exact copy of a document is in both splits.\n\n"
-            + table(["source", "split", "sha256 of the tokens"], rows))
-
-
 def write_card(out, manifest, report):
-    sections = [sizes(manifest), origins(manifest), languages(manifest), losses(out, report),
-                removals(manifest), again(manifest)]
     with open(f"{out}/DATA_CARD.md", "w", encoding="utf-8") as f:
-        f.write("\n".join(section for section in sections if section))
+        f.write("\n".join([sizes(manifest), origins(manifest), languages(manifest), losses(out, report)]))

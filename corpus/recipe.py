@@ -10,7 +10,7 @@ from typing import Literal
 
 import config
 import tokenizer as tokenizers
-from corpus import clean, dedup, stages
+from corpus import clean, dedup, pieces, stages
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Tokenizer:
 
 @dataclass
 class Source:
-    """One source of text, apart on disk with its licence until rows are mixed (BLOOM, section 3.1)."""
+    """One source of text, with its licence, apart on disk until rows are mixed (BLOOM, section 3.1)."""
     name: str
     path: str | list[str] | None = None # files, folders, globs; None: what `url` names
     reader: str = "auto"                # a name in corpus/sources.py READERS; auto: by file name
@@ -62,7 +62,7 @@ class Corpus:
 
 
 MODELS = ("language", "perplexity", "quality")
-TAKEN = (".partial", ".removed", ".removing", ".removing.old")      # what prepare.py puts beside data/NAME
+TAKEN = (".partial", ".removed", ".removing")       # what prepare.py puts beside data/NAME
 
 
 def names_in(text):
@@ -84,7 +84,7 @@ def check_corpus(corpus):
         config.check_types(s, f"source {s.name}")
     check_names(corpus)
     if not 0 < corpus.val_share < 1:
-        raise ValueError(f"val_share={corpus.val_share}: the share of documents held out is between 0 and 1")
+        raise ValueError(f"val_share={corpus.val_share}: it must be between 0 and 1")
     check_tokenizer(corpus.tokenizer)
     dedup.bands(corpus.alike)
     if corpus.rules:
@@ -114,36 +114,35 @@ def check_names(corpus):
             raise ValueError(f"{key}: there is no {unknown}; there are {', '.join(known)}")
     for name in [corpus.name, *names]:
         if not re.fullmatch(r"\w[\w.-]*", name) or name == "raw" or name.endswith(TAKEN):
-            raise ValueError(f"the name {name!r} must be letters, digits, '-', '_' and '.', not raw, and "
-                             f"must not end in {', '.join(TAKEN)}")
+            raise ValueError(f"the name {name!r} must be letters, digits, '-', '_' and '.'; raw, and endings "
+                             f"{', '.join(TAKEN)}, are taken")
         if names.count(name) > 1:
-            raise ValueError(f"two sources are named {name}; in a data config each can have its own name")
+            raise ValueError(f"two sources are named {name}; a data config can name them")
 
 
 def check_tokenizer(given):
-    if given.vocab < 300:
-        raise ValueError(f"vocabulary of {given.vocab}: 256 bytes and the specials need at least 300")
-    if not given.path:
-        return
-    t = tokenizers.load(given.path)
-    if t.eos is None:
-        raise ValueError(f"the tokenizer of {given.path} has no token that ends a text, so documents would "
-                         "run into each other; name its eos_token in tokenizer_config.json")
-    if not t.lossless:
-        print(f"warning: the tokenizer of {given.path} changes texts first (extra spaces go, say): "
-              "its tokens do not give them back to the letter")
+    if given.vocab < pieces.LEAST:
+        raise ValueError(f"vocabulary of {given.vocab}: the least is {pieces.LEAST}")
+    t = tokenizers.load(given.path) if given.path else None
+    if t and t.eos is None:
+        raise ValueError(f"the tokenizer of {given.path} has no token that ends a text; name its eos_token "
+                         "in tokenizer_config.json")
+    if t and not t.lossless:
+        print(f"warning: the tokenizer of {given.path} changes texts (extra spaces go, say)")
 
 
 def remove_list(corpus):
     """The names SOURCE or SOURCE/ID to leave out: those taken out before, and those of corpus.remove."""
-    before, known = f"data/{corpus.name}.removed", [s.name for s in corpus.sources]
-    names = set()
-    for file in (before, corpus.remove):
-        if file and (file == corpus.remove or os.path.exists(file)):
-            with open(file, encoding="utf-8-sig") as f:
-                names |= set(filter(None, map(str.strip, f)))
-    for name in sorted(names):
-        if name.split("/")[0] not in known:
-            raise ValueError(f"{corpus.remove or before}: {name!r} is in none of the sources "
-                             f"{', '.join(known)}; a line is SOURCE or SOURCE/ID")
+    known, names = [s.name for s in corpus.sources], set()
+    files = [corpus.remove] if corpus.remove else []
+    if os.path.exists(f"data/{corpus.name}.removed"):
+        files.append(f"data/{corpus.name}.removed")
+    for file in files:
+        with open(file, encoding="utf-8-sig") as f:
+            lines = set(map(str.strip, f)) - {""}
+        unknown = sorted(name for name in lines if name.split("/")[0] not in known)
+        if unknown:
+            raise ValueError(f"{file}: {unknown[0]!r} is in none of the sources {', '.join(known)}; "
+                             "a line is SOURCE or SOURCE/ID")
+        names |= lines
     return names

@@ -4,11 +4,12 @@ and for a request to remove a text.
     python data.py whence runs/bloom-toy step=120            # or step=100:120, the end excluded
     python data.py whence runs/bloom-toy step=120 --json     # every document in full, a line each
 
-The rows of a step are a function of data, seed and step (data.py): nothing was written down during training.
-Ask before you remove a document: afterwards the data is another, and the question is refused.
+The rows of a step are a function of data, seed and step (data.py). Ask before you remove a document:
+afterwards the data is another, and the question is refused.
 """
 import json
-from collections import Counter, defaultdict
+import re
+from collections import Counter
 
 import numpy as np
 
@@ -38,10 +39,9 @@ def read_documents(rows, step):
 
 def steps_asked(text, last, path):
     """What is asked of a run of `last` steps. steps_asked("step=3:5", 9, "runs/r") -> range(3, 5)"""
-    first, colon, end = text.removeprefix("step=").partition(":")
-    steps = range(0)
-    if first.isdecimal() and (end if colon else first).isdecimal():
-        steps = range(int(first), int(end) if colon else int(first) + 1)
+    found = re.fullmatch(r"step=(\d+)(?::(\d+))?", text) or ("", 0, 0)
+    first = int(found[1])
+    steps = range(first, int(found[2] or first + 1))
     if not steps or steps[0] < 1 or steps[-1] > last:
         raise ValueError(f"{text}: {path} has read {last:,} steps so far; give step=NUMBER, counted from 1, "
                          "or step=FIRST:END with the end excluded")
@@ -53,7 +53,7 @@ def main():
     ap.add_argument("command", choices=["whence"])
     ap.add_argument("run", help="runs/NAME")
     ap.add_argument("step", help="step=NUMBER or step=FIRST:END")
-    ap.add_argument("--json", action="store_true", help="a JSON line for each document, its text included")
+    ap.add_argument("--json", action="store_true", help="a JSON line for each document")
     args = ap.parse_args()
     run = checkpoint.open_run(args.run)
     cfg = run.settings()
@@ -61,19 +61,17 @@ def main():
     run.check_data(data.read_manifest(folder), folder)
     rows = data.Rows(cfg)
     steps = steps_asked(args.step, max([0, *(record["step"] for record in run.records())]), run.path)
-    licences, tokens = Counter(), defaultdict(Counter)      # {licence: tokens}, {source: {document: tokens}}
+    tokens = {"sources": Counter(), "licences": Counter()}
     for step in steps:
         for row, name, epoch, at, end, d in read_documents(rows, step):
             licence = d.get("licence", "no licence named")
-            tokens[name][d["id"]] += end - at
-            licences[licence] += end - at
+            tokens["sources"][name] += end - at
+            tokens["licences"][licence] += end - at
             if args.json:
                 facts = {"step": step, "row": row, "epoch": epoch, "tokens": [at, end], **d}
                 print(json.dumps(facts, ensure_ascii=False))
             else:
                 print(f"step {step}  row {row:4}  {name}/{d['id']}  tokens {at}:{end}  epoch {epoch}  "
                       f"{d.get('lang', '')}  {licence}  {d.get('url', '')}".rstrip())
-    if not args.json:
-        found = [f"{name} {len(ids)} ({ids.total():,} tokens)" for name, ids in tokens.items()]
-        print(f"{sum(map(len, tokens.values()))} documents: {', '.join(found)}")
-        print("licences by tokens: " + ", ".join(f"{licence} {n:,}" for licence, n in licences.most_common()))
+    for what, counts in tokens.items() if not args.json else ():
+        print(f"tokens by {what}: " + ", ".join(f"{name} {n:,}" for name, n in counts.most_common()))
