@@ -61,12 +61,13 @@ def in_parts(found, most):
 
 def build(corpus, found, out, removed, workers, most):
     """All stages, in OUT/work. Then what they made is put together in OUT. found: {source: its files}."""
-    plan, made, report = stages.Plan(corpus, f"{out}/work", removed, workers), {}, {}
+    plan = stages.Plan(corpus, f"{out}/work", removed, workers)
     files = [file for file, _, _ in itertools.chain(*found.values())]
     stamps = jobs.stamps([*files, *(corpus.models or {}).values()])
     settings = {**config.plain(corpus), "tokenizer": None, "val_share": None}
     plan.key = jobs.hash_of(program(corpus), sorted(removed), settings, stamps, most)
     parts = {name: in_parts(files, most) for name, files in found.items()}
+    made, report = {}, {}
     made["read"] = plan.run_parts("read", "reading files", stages.read_part, parts)
     plan.run_whole("repeats", "looking for copies", stages.repeats, made["read"])
     made["clean"] = plan.run_parts("clean", "cleaning", stages.clean_part, made["read"])
@@ -146,11 +147,13 @@ def gather(corpus):
     gathered, found = [], {}
     for s in corpus.sources:
         urls = [s.url] if isinstance(s.url, str) else s.url or []
-        sums = [s.sha256] if isinstance(s.sha256, str) else s.sha256 or [None] * len(urls)
+        sums = s.sha256 if isinstance(s.sha256, list) else [s.sha256] * len(urls)
+        if len(sums) != len(urls):
+            raise ValueError(f"source {s.name}: give one sha256 for each url")
         with config.blame(f"source {s.name}" + (f", which comes from {s.origin}" if s.origin else "")):
             # a folder for each address: they may end in the same name
             fetched = [fetch.fetch(url, f"data/raw/{s.name}/{jobs.hash_of(url)[:8]}", sha256)
-                       for url, sha256 in zip(urls, sums, strict=True)]
+                       for url, sha256 in zip(urls, sums)]
             gathered.append(dataclasses.replace(s, path=s.path or fetched))
             found[s.name] = sources.found(gathered[-1])
     return dataclasses.replace(corpus, sources=gathered), found

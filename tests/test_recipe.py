@@ -25,6 +25,8 @@ def test_the_recipes_of_both_papers_load_and_their_shares_are_the_papers():
         for s in corpus.sources:
             assert s.origin and s.custodian and (s.licence or s.reader in ("code", "stackexchange"))
     assert len({s.lang for s in corpus.sources if s.lang}) == 46
+    corpus.accept, corpus.only = None, "code"
+    recipe.check_corpus(corpus)             # what is gated and not read needs no acceptance
 
 
 def test_the_config_to_copy_works(tmp_path, monkeypatch):

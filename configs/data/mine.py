@@ -1,11 +1,10 @@
-"""A data config to copy: two sources, each with its language, licence and cleaning, and a tokenizer of
-their own.
+"""A data config to copy: two sources, and a tokenizer of their own.
 
     cp configs/data/mine.py configs/data/notes.py       # then change it
     python prepare.py configs/data/mine.py              # makes data/small
     python train.py configs/bloom.py data.name=small run.name=small
 
-A source is what has one origin and one licence. corpus/recipe.py lists all that can be said of it.
+A source has one origin and one licence. corpus/recipe.py lists all that can be said of it.
 """
 from corpus.recipe import Corpus, Source, Tokenizer
 

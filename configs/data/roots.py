@@ -1,5 +1,4 @@
-"""ROOTS (BLOOM, section 3.1): 28 groups with the shares that were really sampled, each language cleaned by
-its own rules.
+"""ROOTS (BLOOM, section 3.1), with the shares that were really sampled.
 
     python prepare.py configs/data/roots.py only=sw,yo accept=sw,yo        # any subset, in proportion
     python prepare.py configs/data/roots.py tokenizer.vocab=250680 only=...
@@ -8,8 +7,8 @@ Put the files in raw/roots/LANG/catalogue, raw/roots/LANG/oscar and raw/roots/co
 https://huggingface.co/bigscience-data, behind each dataset's own terms: a gated source is read only when
 you name it in accept=. What ROOTS did and this does not: pages of 605 chosen sites fetched from Common
 Crawl archives (use the rules pseudo_crawl), functions of single datasets, substrings repeated in long
-documents. ROOTS found near duplicates of OSCAR by SimHash; here MinHash does it. The licence step of ROOTS'
-code kept only GPL files, by a mistake that its authors describe; here permissive licences are kept.
+documents. ROOTS used SimHash for OSCAR; here MinHash finds near duplicates. ROOTS kept only GPL code, by a
+mistake that its authors describe; here permissive licences are kept.
 """
 from corpus.recipe import Corpus, Source, Tokenizer
 
