@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import pathlib
+import random
 
 import numpy as np
 
@@ -15,11 +16,7 @@ from corpus.recipe import Corpus, Source, Tokenizer
 def texts(n):
     """`n` different texts of about 160 letters."""
     words = "the cat sat on the mat and looked at the dog near the old house".split()
-    found = []
-    for i in range(n):
-        drawn = [words[(i * 7 + k * (i + 1)) % len(words)] for k in range(40)]
-        found.append(f"{' '.join(drawn)} {i}.")
-    return found
+    return [" ".join([*random.Random(i).choices(words, k=40), f"{i}."]) for i in range(n)]
 
 
 def write(path, text):
@@ -74,13 +71,13 @@ def everything():
     licences, gated terms, books inside books."""
     for folder in ("web", "code", "books"):
         os.makedirs(folder)
-    t = texts(360)
+    t = texts(96)
     for part in range(6):
         docs = [{"id": f"{part}-{i}", "lang": ["en", "fr"][i % 2],
                  "text": f"Menu of the site\n{x} {x[::-1]} {x}\nwrite to me{i}@example.org"}
-                for i, x in enumerate(t[part * 60:part * 60 + 60])]
+                for i, x in enumerate(t[part * 16:part * 16 + 16])]
         docs += [{**docs[3], "id": f"{part}-again"}, {"id": f"{part}-short", "text": "short"},
-                 {**docs[5], "id": f"{part}-near", "text": docs[5]["text"] + " x"},
+                 {**docs[5], "id": f"{part}-near", "text": docs[5]["text"].replace(".", " too.")},
                  {"id": f"{part}-none", "text": " "}]
         with gzip.open(f"web/{part}.jsonl.gz", "wt", encoding="utf-8") as f:
             f.write("".join(json.dumps(d) + "\n" for d in docs) + '{"broken": \n')
@@ -88,11 +85,11 @@ def everything():
         write(f"code/{part}.py", f"# SPDX-License-Identifier: {['MIT', 'GPL-3.0-only'][part % 2]}\n{lines}")
     with open("web/3.jsonl.gz", "r+b") as f:
         f.truncate(os.path.getsize("web/3.jsonl.gz") - 40)
-    random = np.random.default_rng(0)
-    story = "".join(random.choice(list("abcdefgh "), 30_000))
+    draw = random.Random(0)
+    story = "".join(draw.choices("abcdefgh ", k=30_000))
     write("books/whole.txt", story)
     write("books/inside.txt", story[500:29_000])
-    write("books/other.txt", "".join(random.choice(list("ijklmnop "), 20_000)))
+    write("books/other.txt", "".join(draw.choices("ijklmnop ", k=20_000)))
     web = Source("web", "web", clean=["ccnet_lines", "pii", "lines_with_code", "bytes_300"], near="minhash",
                  licence="CC0-1.0", origin="made here", custodian="the tests", permission="gated")
     code = Source("code", "code", licences=["MIT"], permission="asked")

@@ -214,7 +214,8 @@ prepare.prepare(Corpus("all", [web, Source("code", "code")], Tokenizer("bpe", 40
 def test_each_setting_reaches_what_it_concerns():
     """An interrupted build goes on under another setting: the result is that of a build from nothing."""
     corpus = everything()
-    corpus.rules = "rules"
+    corpus.rules, corpus.remove = "rules", "ids.txt"
+    write("ids.txt", "web/0-3\n")
     shutil.copytree(clean.RULES_FOLDER, "rules")
 
     def continued(change):
@@ -237,17 +238,13 @@ def test_each_setting_reaches_what_it_concerns():
         write("rules/thresholds.toml", text.replace("code_signs = [", 'code_signs = ["cat sat", '))
         clean.table.cache_clear()
 
-    def listed(c):
-        write("ids.txt", "web/0-3\nweb/0-4\n")
-        c.remove = "ids.txt"
-
     def damaged(c):
         """A part with a file less must not be taken for done."""
         for ending in ("read/*/duplicate", "repeats/*.cut", "near/*.drop", "write/*/kept.jsonl",
                        "tokenizer/tokenizer.json", "tokenize/*/train.bin"):
             os.remove(sorted(glob.glob(f"data/all.partial/work/{ending}"))[0])
     plain = continued(damaged)
-    for change in (edit, listed, lambda c: setattr(c, "val_share", 0.2),
+    for change in (edit, lambda c: setattr(c, "remove", None), lambda c: setattr(c, "val_share", 0.2),
                    lambda c: setattr(c.tokenizer, "vocab", 350),
                    lambda c: setattr(c.sources[0], "clean", ["pii"]),
                    lambda c: write_records("web/new.jsonl", [{"text": "\n".join(texts(20)), "id": "new"}])):
