@@ -66,7 +66,7 @@ def build(corpus, found, out, removed, workers, most):
     stamps = jobs.stamps([*files, *(corpus.models or {}).values()])
     settings = {**config.plain(corpus), "tokenizer": None, "val_share": None}
     plan.key = jobs.hash_of(program(corpus), sorted(removed), settings, stamps, most)
-    parts = {name: in_parts(files, most) for name, files in found.items()}
+    parts = {name: in_parts(listed, most) for name, listed in found.items()}
     made, report = {}, {}
     made["read"] = plan.run_parts("read", "reading files", stages.read_part, parts)
     plan.run_whole("repeats", "looking for copies", stages.repeats, made["read"])
@@ -91,14 +91,14 @@ def build(corpus, found, out, removed, workers, most):
             plan.hold_out(name, facts, corpus.val_share)
     plan.run_whole("tokenizer", "making the tokenizer", tokens.train_tokenizer, written)
     tokenized = plan.run_parts("tokenize", "tokenizing", tokens.tokenize_part, written)
-    return assemble(out, plan, written, tokenized, report, total_bytes(found))
+    return assemble(out, plan, found, written, tokenized, report)
 
 
 def total_bytes(found):
     return sum(size for _, _, size in itertools.chain(*found.values()))
 
 
-def assemble(out, plan, written, tokenized, report, input_bytes):
+def assemble(out, plan, found, written, tokenized, report):
     """Put together in OUT what the stages made, the manifest last; returns the manifest."""
     corpus, tokenizer = plan.corpus, tokenizers.load(f"{plan.folder}/tokenizer")
     for name in ("corpus", "tokens", "tokenizer"):
@@ -107,7 +107,7 @@ def assemble(out, plan, written, tokenized, report, input_bytes):
     manifest = {"name": corpus.name, "dtype": tokens.token_dtype(tokenizer), "vocab": tokenizer.vocab,
                 "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizers.fingerprint(tokenizer)},
                 "sources": {}, "removed": sorted(plan.removed), "settings": config.plain(corpus),
-                "input_bytes": input_bytes, "program": program(corpus)}
+                "input_bytes": total_bytes(found), "program": program(corpus)}
     for name in tokenized:
         source = plan.source(name)
         manifest["sources"][name] = {
@@ -232,7 +232,7 @@ OPTIONS = {recipe.Corpus: {"name", "remove"}, recipe.Tokenizer: {"kind", "vocab"
 
 def corpus_of(given, settings):
     """The Corpus of a data config or of --input, with the options and settings of the command line."""
-    if {"input", "name"} <= set(given):
+    if "input" in given and "name" in given:
         found = [recipe.Source(name, path) for name, path in sources.named(given["input"])]
         corpus = recipe.Corpus(given["name"], found)
         for setting in settings:
@@ -254,7 +254,7 @@ def corpus_of(given, settings):
 def main():
     ap = config.Parser(__doc__, argument_default=argparse.SUPPRESS)
     ap.add_argument("settings", nargs="*", metavar="CONFIG field=value",
-                    help="a data config, and changes to it, as in tokenizer.vocab=8000 accept=oscar")
+                    help="a data config, and changes to it, as in tokenizer.vocab=8000")
     ap.add_argument("--input", nargs="+", metavar="PATH",
                     help="instead: files, folders or globs, each a source (formats: docs/corpus.md)")
     ap.add_argument("--remove", metavar="FILE", help="take these out: a line is SOURCE or SOURCE/ID")
@@ -270,7 +270,7 @@ def main():
     more.add_argument("--clean", nargs="+", metavar="RULE",
                       help=f"recipes or rules of corpus/clean.py: {' '.join(clean.RECIPES)}")
     more.add_argument("--near", choices=("minhash", "overlap"),
-                      help="drop near duplicates among all sources, or texts inside a longer one of a source")
+                      help="drop near duplicates, or texts that are inside a longer one of their source")
     args, unknown = ap.parse_known_args()
     given = vars(args)
     for word in unknown:                            # --field=value is a setting too

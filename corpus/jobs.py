@@ -95,10 +95,8 @@ def numbers(base, name, dtype):
 
 
 def run_jobs(what, function, jobs, workers=None):
-    """function(part, *arguments) for each Job that is not done. `function` stands at the top of a module.
-
-    workers: how many processes; None: one per core, but none beside this one for little text; 0: none.
-    """
+    """function(part, *arguments) for each Job that is not done.
+    workers: how many processes; None: one per core, but none beside this one for little text; 0: none."""
     jobs = [job for job in jobs if not done(job.base, job.key)]
     if not jobs:
         return

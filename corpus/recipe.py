@@ -35,14 +35,14 @@ class Source:
     split: int = 2048                   # characters after which plain text is cut at a blank line
     url: str | list[str] | None = None  # downloaded to data/raw/NAME
     sha256: str | list[str] | None = None       # of each url
-    origin: str | None = None           # where it comes from, for a reader of the data card
+    origin: str | None = None           # where it comes from
     custodian: str | None = None        # who keeps it and answers for it
     # gated: it is read only with accept=NAME; asked: its custodian was asked and has agreed
     permission: Literal["public", "gated", "asked"] = "public"
     licences: list[str] | None = None   # documents under any other licence are dropped; None: all are kept
     clean: str | list[str] = ()         # a recipe or rules of corpus/clean.py, in their order
-    # which near duplicates are dropped; minhash: those like an earlier document of any source that says so;
-    # overlap: those of which 90% is inside another document of the source (LLaMA's books)
+    # what is dropped; minhash: documents like an earlier one of any source that says so; overlap: those of
+    # which 90% is inside another one of the source (LLaMA's books)
     near: Literal["minhash", "overlap"] | None = None
 
 
@@ -72,8 +72,8 @@ def names_in(text):
 
 def selected(corpus):
     """The corpus with those of its sources that `only` names."""
-    only = names_in(corpus.only) or [s.name for s in corpus.sources]
-    return dataclasses.replace(corpus, sources=[s for s in corpus.sources if s.name in only])
+    only = names_in(corpus.only)
+    return dataclasses.replace(corpus, sources=[s for s in corpus.sources if not only or s.name in only])
 
 
 def check_corpus(corpus):
@@ -97,7 +97,7 @@ def check_corpus(corpus):
             raise ValueError(f"source {s.name} has neither path nor url")
         if s.permission == "gated" and s.name not in accepted:
             raise ValueError(f"source {s.name} is gated by {s.custodian or 'its custodian'} "
-                             f"({s.origin or s.licence or 'see its licence'}): read its terms, then give "
+                             f"({s.origin or s.licence}): read its terms, then give "
                              f"accept={','.join([*accepted, s.name])}")
     note = clean.check_rules(rules, corpus.models)
     if note:

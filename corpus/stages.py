@@ -78,6 +78,10 @@ def documents(*paths):
                 at += len(line)
 
 
+def language_of(document):
+    return document.get("lang") or "unknown"
+
+
 def is_removed(document, source, names):
     """Whether one of `names`, SOURCE or SOURCE/ID, means this document."""
     return source in names or f"{source}/{document['id']}" in names
@@ -88,10 +92,6 @@ def begin_facts(part, **more):
     part.facts |= {"dropped": Counter(), "bytes_by_language": Counter()}
     part.file("kept.jsonl")
     part.file("dropped.jsonl")
-
-
-def language_of(document):
-    return document.get("lang") or "unknown"
 
 
 def pass_on(part, document):
@@ -201,8 +201,8 @@ def put_there(plan, stage, base, name, dtype):
 
 
 def repeats(part, plan, parts):
-    """For each part .drop, its answers; if there is a line rule .cut, whether each line goes.
-    parts: {source: [BASE of read_part]}. A copy of a document that was asked to be removed is removed too."""
+    """For each part .drop, its answers; if there is a line rule .cut, whether each line goes. A copy of a
+    document that was asked to be removed is removed too. parts: {source: [BASE of read_part]}"""
     answers = answers_for(parts)
     gone = np.isin(joined(answers, "duplicate", "<u8"), joined(answers, "removed", "<u8"))
     mark(answers, answers, gone, "removed")
