@@ -4,9 +4,8 @@
     runs/NAME/checkpoints/0000200/   model/*.safetensors   optimizer/*.safetensors   state.json   done
 
 Each process writes the rows it keeps and reads the rows it needs, so M processes can go on from what N
-processes saved. `done` is written last, with the size and SHA-256 of every other file. A folder without it
-is not a checkpoint, and a checkpoint with a file that differs is refused by name. RunFolder answers every
-question about the folder of a run.
+processes saved. `done` is written last, with the size and SHA-256 of every other file: a folder without it is
+no checkpoint, and a file that differs is refused by name. RunFolder says what the folder of a run holds.
 """
 import contextlib
 import dataclasses
@@ -45,9 +44,22 @@ def moments(model, optimizer):
     return flat
 
 
+def parts_of(model, optimizer):
+    """{folder in a checkpoint: its tensors by name}"""
+    parts = {"model": parallel.parameters(model)}
+    if optimizer:
+        parts["optimizer"] = moments(model, optimizer)
+    return parts
+
+
+def cause_of(e):
+    """The first failure in a CheckpointException (PyTorch's, a BaseException), or `e` itself."""
+    failures = getattr(e, "failures", {0: (e,)})
+    return next(iter(failures.values()))[0]
+
+
 def read_back(folder, files):
-    """[size, SHA-256 in hexadecimal] of each of `files`, zeros where one cannot be read. The processes
-    share the reading."""
+    """[size, SHA-256] of each of `files`, zeros where one cannot be read. The processes share the reading."""
     rank, world = parallel.place()
     table = torch.zeros(len(files), 33, dtype=torch.int64)
     for i in range(rank, len(files), world):
@@ -58,8 +70,7 @@ def read_back(folder, files):
 
 
 def seal(folder, state):
-    """Make a folder whose tensors are written a checkpoint: state.json, then `done` with size and SHA-256
-    of every file."""
+    """Make a folder whose tensors are written a checkpoint: state.json, then `done`."""
     parallel.once(lambda: config.write_json(f"{folder}/state.json", state))
     files = []
     for at, _, names in os.walk(folder):
@@ -73,21 +84,19 @@ def seal(folder, state):
 
 
 def save(run, step, model, optimizer, state):
-    """Write checkpoint `step` of folder `run`; `state` is a dict of plain facts. All processes together.
-    Where it fails on one process it is an OSError on all of them, and nothing is left."""
+    """Write checkpoint `step` of folder `run`; `state` is a dict of plain facts. What fails on one process is
+    an OSError on all of them, and nothing is left."""
     import torch.distributed.checkpoint as dcp  # here and in load(): a second that only a run needs
     folder = f"{run}/checkpoints/{step:07d}"
     parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))    # what an interrupted save left
     try:
-        parts = {"model": parallel.parameters(model), "optimizer": moments(model, optimizer)}
-        for part, tensors in parts.items():
+        for part, tensors in parts_of(model, optimizer).items():
             writer = dcp.HuggingFaceStorageWriter(f"{folder}/{part}", save_distributed=True)
             dcp.save(tensors, storage_writer=writer, no_dist=parallel.place()[1] == 1)
         seal(folder, {"step": step, **state})
-    except (OSError, dcp.api.CheckpointException) as e:     # a BaseException: no `except Exception` takes it
+    except (OSError, dcp.api.CheckpointException) as e:
         parallel.once(lambda: shutil.rmtree(folder, ignore_errors=True))
-        cause = next(iter(e.failures.values()))[0] if isinstance(e, dcp.api.CheckpointException) else e
-        raise OSError(f"cannot save {folder}: {' '.join(str(cause).split())[:300]}") from e
+        raise OSError(f"cannot save {folder}: {cause_of(e)}") from e
 
 
 def steps(run):
@@ -99,17 +108,16 @@ def steps(run):
 
 def prune(run, keep, losses, newest):
     """Delete all but the newest `keep` checkpoints and the best by `losses`, {step: validation loss}. Those
-    after `newest`, the one just written, are damaged ones: they stay. `done` goes first, so half a deletion
-    is not a checkpoint."""
+    after `newest`, the one just written, are damaged ones: they stay."""
     there = [s for s in steps(run) if s <= newest]
     judged = [s for s in there if math.isfinite(losses.get(s, math.nan))]
-    best = min(judged, key=losses.get, default=None)
-    for step in there[:-keep]:
-        if step != best:
-            os.remove(f"{run}/checkpoints/{step:07d}/done")
+    kept = {*there[-keep:], min(judged, key=losses.get, default=None)}
     for name in os.listdir(f"{run}/checkpoints"):
-        if name.isdigit() and int(name) < newest and not os.path.exists(f"{run}/checkpoints/{name}/done"):
-            shutil.rmtree(f"{run}/checkpoints/{name}")         # deleted now, or half saved, or half deleted
+        folder = f"{run}/checkpoints/{name}"
+        if name.isdigit() and int(name) < newest and int(name) not in kept:
+            with contextlib.suppress(FileNotFoundError):    # it was half saved or half deleted
+                os.remove(f"{folder}/done")                 # first: what is half deleted is no checkpoint
+            shutil.rmtree(folder)
 
 
 # ---- read ----
@@ -122,24 +130,19 @@ def verify(folder):
         raise Unusable(f"{folder}/done cannot be read: {e}") from e
     for (name, was), now in zip(facts.items(), read_back(folder, list(facts))):
         if now != was:
-            what = f"has changed since it was written, {was[0]:,} bytes then, {now[0]:,} now"
-            raise Unusable(f"{folder}/{name} {what if now[0] else 'is missing'}")
+            raise Unusable(f"{folder}/{name} is missing, or has changed since it was written")
 
 
 def load(folder, model, optimizer=None):
     """Fill `model`, and `optimizer` if given, from a checkpoint; returns its state.json."""
     import torch.distributed.checkpoint as dcp
     verify(folder)
-    parts = {"model": parallel.parameters(model)}
-    if optimizer:
-        parts["optimizer"] = moments(model, optimizer)
-    for part, tensors in parts.items():
+    for part, tensors in parts_of(model, optimizer).items():
         try:
             reader = dcp.HuggingFaceStorageReader(f"{folder}/{part}")
             dcp.load(tensors, storage_reader=reader, no_dist=parallel.place()[1] == 1)
         except dcp.api.CheckpointException as e:
-            cause = " ".join(str(e).split())[-200:]
-            raise Unusable(f"{folder}/{part} does not fit this model: {cause}") from e
+            raise Unusable(f"{folder}/{part} does not fit this model: {cause_of(e)}") from e
     return config.read_json(f"{folder}/state.json")
 
 
@@ -154,7 +157,7 @@ def newest(run, model, optimizer=None, step=None, say=print):
     for s in reversed(there):
         try:
             return load(f"{run}/checkpoints/{s:07d}", model, optimizer)
-        except (Unusable, FileNotFoundError) as e:
+        except Unusable as e:
             say(f"checkpoint {s} is damaged, using the one before it: {e}")
     if there:
         raise ValueError(f"none of the {len(there)} checkpoints of {run} can be read; move the folder away")
@@ -164,16 +167,17 @@ def newest(run, model, optimizer=None, step=None, say=print):
 # ---- the folder of a run ----
 
 def read_log(path, upto=math.inf):
-    """The records of a log.jsonl up to step `upto`. The last line may be half written: it is passed over."""
+    """The records of a log.jsonl up to step `upto`. A last line that is half written is passed over."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as f:
+        lines = [line for line in f if line.endswith("\n")]
     records = []
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as f:
-            for n, line in enumerate(f, 1):
-                if line.endswith("\n"):
-                    with config.blame(f"{path}, line {n} is not a record, mend it or move the file away"):
-                        record = json.loads(line)
-                        if record["step"] <= upto:
-                            records.append(record)
+    for n, line in enumerate(lines, 1):
+        with config.blame(f"{path}, line {n} is not a record, mend it or move the file away"):
+            record = json.loads(line)
+            if record["step"] <= upto:
+                records.append(record)
     return records
 
 
@@ -197,10 +201,8 @@ class Log:
             return
         end = os.path.getsize(self.path)
         try:
-            with open(self.path, "ab", buffering=0) as f:
-                line = json.dumps(record).encode() + b"\n"
-                if f.write(line) < len(line):
-                    raise OSError("no space is left")
+            with open(self.path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(record) + "\n")
         except OSError as e:
             os.truncate(self.path, end)             # not half a line
             print(f"warning: cannot write {self.path}: {e}; a line is missing there")
@@ -216,14 +218,13 @@ class RunFolder:
     path: str
     facts: dict                 # its config.json
     shape: config.Model
-    # of a model that convert.py imported: where it comes from; None for a run of train.py
-    imported: dict | None
+    imported: dict | None       # where a model comes from that convert.py imported; None: train.py made it
 
     def settings(self):
-        """The config.Config it was trained with; settings that were known under other names are left at
-        their defaults."""
+        """The config.Config it was trained with. Settings that had other names then keep their defaults."""
         if self.imported:
-            raise ValueError(f"{self.path} is an imported model: it does not say how it was trained")
+            raise ValueError(f"{self.path} is an imported model: it does not say how it was trained; "
+                             f"init_from={self.path} and another run.name go on from it")
         sections = {"optim": config.Optim, "run": config.Run, "data": config.Data, "machine": config.Machine}
         built = {}
         for name, section in sections.items():
@@ -232,49 +233,42 @@ class RunFolder:
         return config.Config(self.facts["size"], self.shape, **built, init_from=self.facts.get("init_from"))
 
     def records(self):
-        """The records of log.jsonl."""
         return read_log(f"{self.path}/log.jsonl")
 
     def steps(self):
-        """Steps of the complete checkpoints, oldest first."""
         return steps(self.path)
 
     def check_data(self, manifest, folder):
-        """Stop if data folder `folder` with this manifest.json is not what the run was trained on, to the
-        byte."""
+        """Stop if data folder `folder` with this manifest is not what the run was trained on, to the byte."""
         if hashes(manifest) != self.facts.get("data_sha256"):
             raise ValueError(f"{self.path} was trained on other data than {folder} holds now")
 
     def check_tokenizer(self, facts, folder):
-        """Stop if the tokens of data folder `folder`, whose manifest has `facts` of its tokenizer, mean
-        something else here."""
+        """Stop if data folder `folder`, whose manifest has `facts` of its tokenizer, has other tokens."""
         if facts != self.facts["tokenizer"]:
-            raise ValueError(f"{folder} was made with another tokenizer than that of {self.path}: its tokens "
-                             f"mean something else; prepare it with --tokenizer {self.path}/tokenizer")
+            raise ValueError(f"{folder} was made with another tokenizer than that of {self.path}; prepare it "
+                             f"with --tokenizer {self.path}/tokenizer")
 
     def check_weights_for(self, cfg, rows):
         """Stop a run that cannot begin with these weights: another shape, another tokenizer."""
         for key, old, new in config.differences(config.plain(self.shape), config.plain(cfg.model)):
             if key not in ("context", "init_std"):      # these two are not the model's shape
-                raise ValueError(f"init_from={self.path} holds a model with {key}={old}, model.{key}={new} "
-                                 f"is another one; leave model.{key} away")
+                raise ValueError(f"init_from={self.path} holds a model with {key}={old}, not {new}; leave "
+                                 f"model.{key} away")
         self.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
 
     def tokenizer(self):
-        """The tokenizer of the run. An imported model begins and ends a text as its own files say; in our
-        training rows a text follows the end of another."""
+        """The tokenizer of the run. An imported model begins and ends a text as its own files say."""
         import tokenizer  # here: to train, only its files are copied
         found = tokenizer.load(f"{self.path}/tokenizer", imported=bool(self.imported))
         if tokenizer.fingerprint(found) != self.facts["tokenizer"]["fingerprint"]:
-            raise ValueError(f"{self.path}/tokenizer is not the one of its training; put that one back, or "
-                             "import an imported model again")
+            raise ValueError(f"{self.path}/tokenizer is not the one of its training; put that one back")
         if self.imported:
             found.ends = set(self.imported["eos"])
         return found
 
     def load(self, device="cpu", dtype=torch.float32, step=None, say=print):
-        """(model, state) of the newest whole checkpoint or that of `step`; state["step"] is the one that
-        was loaded."""
+        """(model, state) of the newest whole checkpoint, or that of `step`."""
         with torch.device("meta"):
             model = Transformer(self.shape).to(dtype)
         model.to_empty(device=device)
@@ -289,8 +283,8 @@ def open_run(path):
     path = path.rstrip("/")
     facts = config.read_json(f"{path}/config.json") if os.path.exists(f"{path}/config.json") else {}
     if not isinstance(facts, dict) or "model" not in facts:
-        raise ValueError(f"{path} is not a run: it has no config.json of one; train.py makes a run, and "
-                         "convert.py import makes one of a Hugging Face folder")
+        raise ValueError(f"{path} is not a run: train.py makes one, and convert.py import makes one of a "
+                         "Hugging Face folder")
     with config.blame(f"{path}/config.json"):
         return RunFolder(path, facts, config.Model(**facts["model"]), facts.get("imported"))
 
@@ -312,26 +306,20 @@ def write_folder(path, cfg, rows):
 
 
 def check_same_recipe(path, cfg, rows):
-    """{setting: [old, new]} of what changed since the run in folder `path` was last started. A run keeps
-    its recipe for life, so that config.json says what was trained: only settings of `machine` may change,
-    and run.tokens may grow. Any other change is a ValueError."""
+    """{setting: [old, new]} of what changed since the run in folder `path` was last started. Only settings of
+    `machine` may change, and run.tokens may grow: config.json says what was trained."""
     if not os.path.exists(f"{path}/config.json"):
         return {}
     run = open_run(path)
-    if run.imported:
-        raise ValueError(f"{path} is an imported model; train.py goes on from it with init_from={path} "
-                         "and another run.name")
+    before, found = run.settings(), {}
     run.check_tokenizer(rows.manifest["tokenizer"], rows.folder)
     run.check_data(rows.manifest, rows.folder)
-    before, found = run.settings(), {}
     for key, old, new in config.differences(config.plain(before), config.plain(cfg)):
         of_machine = key.startswith("machine.") or key == "run.name"        # the folder may be renamed
         longer = key == "run.tokens" and new > old
         same_schedule = key == "optim.decay" and old is None and new == before.run.tokens < cfg.run.tokens
         if not (of_machine or longer or same_schedule):
-            way = "use another run.name" + (", or a larger run.tokens" if key == "run.tokens" else "")
-            raise ValueError(f"{path} was trained with {key}={old}, now it is {new}: a run keeps its recipe; "
-                             f"{way}")
-        if "machine" in run.facts or not of_machine:    # older runs have no such section
-            found[key] = [old, new]
+            raise ValueError(f"{path} was trained with {key}={old}, now it is {new}: a run keeps its recipe, "
+                             "only run.tokens may grow; use another run.name")
+        found[key] = [old, new]
     return found

@@ -2,8 +2,8 @@
 
     python train.py configs/llama.py size=7b run.name=try1 optim.lr=2e-4      (--optim.lr=2e-4 is the same)
 
-A config file is short Python with a function config(). It returns a Config for train.py (configs/bloom.py),
-or a corpus.recipe.Corpus for prepare.py (configs/data/sample.py).
+A config file is short Python. Its function config() returns a Config for train.py, or a corpus.recipe.Corpus
+for prepare.py.
 """
 import argparse
 import ast
@@ -76,20 +76,20 @@ class Data:
 
 @dataclass
 class Machine:
-    """How this machine does the work. These settings may change whenever a run is started again, all others
-    are fixed for its life. Only `skip_steps` changes the result: it leaves out steps that spoil a run."""
+    """How this machine does the work. These settings may change at every start, and do not change the result;
+    only `skip_steps` does, which leaves out steps that spoil a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    micro: int = 1                      # rows per forward pass: memory against speed
-    recompute: bool = False             # keep only the blocks' inputs for the backward pass: more work
+    micro: int = 1                      # rows per forward pass
+    recompute: bool = False             # keep only the blocks' inputs for the backward pass
     compile: bool = False               # torch.compile each block
     shard: int | None = None            # processes that share one copy of the state; None: all of them
-    timeout: int = 600                  # seconds without progress until the processes end and name who hangs
-    prepare: str | None = None          # how to make data/NAME: a data config and settings for prepare.py
+    timeout: int = 600                  # seconds without progress until the processes end
+    prepare: str | None = None          # what makes data/NAME: a data config and settings for prepare.py
     log_every: int = 10                 # steps
     save_every: int = 100               # steps; BLOOM's last choice, about 3 hours
     keep: int = 2                       # newest checkpoints to keep; the best one is always kept
-    bad_steps: int = 3                  # so many not finite steps in a row stop the run; one is left out
+    bad_steps: int = 3                  # so many not finite steps in a row stop the run
     skip_steps: str | None = None       # steps to leave out, the last number excluded: "14:17,200:210"
 
 
@@ -107,7 +107,7 @@ class Config:
 def load(path, overrides=()):
     """The settings of config file `path` with `overrides`, a list of "section.field=value"."""
     if not os.path.isfile(path):
-        raise ValueError(f"no config file {path}; the project has configs/bloom.py and configs/llama.py")
+        raise ValueError(f"no config file {path}; there are configs/bloom.py and configs/llama.py")
     spec = importlib.util.spec_from_file_location("config_file", path)
     module = importlib.util.module_from_spec(spec)
     with blame(f"{path} is not a config file"):
@@ -133,27 +133,24 @@ def split_override(text):
 
 def override(cfg, key, text):
     """Set one dotted `key` of `cfg` from `text`, checked against the field's type."""
-    *sections, name = key.split(".")
-    at = cfg
-    for section in sections:
-        at = getattr(at, section, None)
     known = list(keys(cfg))
+    *sections, name = key.split(".")
     if key not in known:
         near = [k for k in known if k.split(".")[-1] == name]           # it lives in another section
-        near += difflib.get_close_matches(key, known, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise ValueError(f"unknown setting {key!r}, {hint}")
-    setattr(at, name, parse(text, typing.get_type_hints(type(at))[name], key))
+        near += difflib.get_close_matches(key, known, 1, 0)
+        raise ValueError(f"unknown setting {key!r}, did you mean {near[0]!r}?")
+    for section in sections:
+        cfg = getattr(cfg, section)
+    setattr(cfg, name, parse(text, typing.get_type_hints(type(cfg))[name], key))
 
 
 def keys(cfg, prefix=""):
     """Every dotted name of a setting, in order."""
-    for f in dataclasses.fields(cfg):
-        value = getattr(cfg, f.name)
+    for name, value in vars(cfg).items():
         if dataclasses.is_dataclass(value):
-            yield from keys(value, prefix + f.name + ".")
+            yield from keys(value, f"{prefix}{name}.")
         else:
-            yield prefix + f.name
+            yield prefix + name
 
 
 def fit(value, kind):
@@ -180,57 +177,52 @@ def fit(value, kind):
         return int(value)
     elif type(value) is kind:               # str, bool, None, a dataclass; True is not an int here
         return value
-    raise TypeError(f"{value!r} is not of type {kind}")
-
-
-def in_words(kind):
-    """in_words(int | None) -> "int | None"; in_words(Literal["a", "b"]) -> "one of a, b" """
-    if typing.get_origin(kind) is Literal:
-        return f"one of {', '.join(typing.get_args(kind))}"
-    return kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+    words = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+    raise TypeError(f"must be one of {', '.join(inside)}" if origin is Literal else f"must be {words}")
 
 
 def parse(text, kind, key):
     """`text`, given for `key`, as a value of type `kind`. parse("1e9", int, "run.tokens") -> 1000000000"""
-    try:
+    value = text
+    with contextlib.suppress(ValueError, SyntaxError):
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-        value = text
-    for candidate in (value, text):                 # "123" is a fine name of a run
-        with contextlib.suppress(TypeError, OverflowError):
-            return fit(candidate, kind)
-    raise ValueError(f"{key}={text}: it must be {in_words(kind)}")
+    with contextlib.suppress(TypeError):
+        return fit(value, kind)
+    try:
+        return fit(text, kind)              # "123" is a fine name of a run
+    except TypeError as e:
+        raise ValueError(f"{key}={text}: it {e}") from None
 
 
 def check_types(cfg, name):
     """Stop a dataclass, called `name`, that holds a value of another type than it says."""
     for key, kind in typing.get_type_hints(type(cfg)).items():
+        value = getattr(cfg, key)
         try:
-            fit(getattr(cfg, key), kind)
-        except TypeError:
-            raise ValueError(f"{name}: {key}={getattr(cfg, key)!r} must be {in_words(kind)}") from None
+            fit(value, kind)
+        except TypeError as e:
+            raise ValueError(f"{name}: {key}={value!r} {e}") from None
 
 
 MAY_BE_ZERO = ("seed", "min_lr", "warmup", "weight_decay")
 
 
 def check_config(cfg):
-    """Stop a Config that cannot run, naming the setting, the rule and the way out; returns it."""
+    """Stop a Config that cannot run; returns it."""
     if not isinstance(cfg, Config):
-        raise ValueError(f"{cfg.name} is a data config, which prepare.py reads; use configs/bloom.py")
+        raise ValueError(f"{cfg.name} is a data config, for prepare.py; use configs/bloom.py")
     m, o = cfg.model, cfg.optim
     for section in ("model", "optim", "run", "machine"):
         for key, value in vars(getattr(cfg, section)).items():
             if type(value) in (int, float) and key not in MAY_BE_ZERO and not value > 0:
                 raise ValueError(f"{section}.{key}={value}: it must be above 0")
     if o.min_lr > o.lr:
-        raise ValueError(f"optim.min_lr={o.min_lr} is above optim.lr={o.lr}: the learning rate would rise "
-                         f"where it should fall; set optim.min_lr={o.lr / 10:g}, say")
-    if m.dim % m.heads:
-        near = m.dim // m.heads * m.heads or m.heads
-        raise ValueError(f"model.dim={m.dim} does not divide into {m.heads} heads; use {near}")
-    if m.position == "rope" and m.dim // m.heads % 2:
-        raise ValueError(f"model.dim={m.dim} over {m.heads} heads is an odd head width; RoPE turns pairs")
+        raise ValueError(f"optim.min_lr={o.min_lr} is above optim.lr={o.lr}; set optim.min_lr={o.lr / 10:g}")
+    pairs = 2 if m.position == "rope" else 1            # RoPE turns pairs
+    if m.dim % (m.heads * pairs):
+        near = max(1, m.dim // (m.heads * pairs)) * m.heads * pairs
+        raise ValueError(f"model.dim={m.dim} must be a multiple of {m.heads * pairs} for {m.heads} heads; "
+                         f"use {near}")
     if m.heads % (m.kv_heads or 1):
         raise ValueError(f"model.heads={m.heads} is not a multiple of model.kv_heads={m.kv_heads}")
     steps_left_out(cfg.machine.skip_steps)
@@ -242,14 +234,12 @@ def check_config(cfg):
 
 def steps_left_out(text):
     """machine.skip_steps as ranges. steps_left_out("14:17,200:210") -> [range(14, 17), range(200, 210)]"""
-    ranges = []
     with blame(f"machine.skip_steps={text}: it must be first:end, the end excluded, as in 14:17,200:210"):
-        for part in text.split(",") if text else []:
-            first, end = map(int, part.split(":"))
-            if not 0 < first < end:
-                raise ValueError(f"{first} is not before {end}")
-            ranges.append(range(first, end))
-    return ranges
+        pairs = [part.split(":") for part in text.split(",")] if text else []
+        ranges = [range(int(first), int(end)) for first, end in pairs]
+        if not all(ranges):
+            raise ValueError("a range is empty")
+        return ranges
 
 
 def differences(old, new, prefix=""):
@@ -257,7 +247,7 @@ def differences(old, new, prefix=""):
     for key in {**old, **new}:
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict) and key != "weights":
-            yield from differences(a, b, prefix + key + ".")
+            yield from differences(a, b, f"{prefix}{key}.")
         elif a != b:
             yield prefix + key, a, b
 
@@ -288,7 +278,7 @@ def sha256(path):
 
 @contextlib.contextmanager
 def blame(where):
-    """Say where an error comes from: `with blame(f"{path}, line {n}"):` around what reads somebody's text."""
+    """Say where an error comes from: `with blame(f"{path}, line {n}"):`"""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, NameError, ImportError, SyntaxError,
@@ -298,7 +288,7 @@ def blame(where):
 
 
 class Parser(argparse.ArgumentParser):
-    """Options of a command. --help prints the file's docstring; a wrong option is one line, as any error."""
+    """Options of a command. --help prints `doc`; a wrong option is one line, as any error."""
     def __init__(self, doc, **more):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
@@ -313,8 +303,8 @@ def number(least, most, kind=int):
             value = float(text)
             if least <= value <= most and kind(value) == value:
                 return kind(value)
-        what = "whole number" if kind is int else "number"
-        raise argparse.ArgumentTypeError(f"{text} must be a {what} from {least:g} to {most:g}")
+        whole = "whole " if kind is int else ""
+        raise argparse.ArgumentTypeError(f"{text} must be a {whole}number from {least:g} to {most:g}")
     return read
 
 
@@ -324,7 +314,7 @@ def duration(seconds):
 
 
 def progress(what, total, every=5):
-    """A function to call with how many more are done. Every few seconds it prints the time left to stderr."""
+    """A function to call with how many more are done. Every few seconds it prints the time left."""
     began = said = time.monotonic()
     done = 0
 

@@ -2,13 +2,14 @@
 
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
 
-torchrun starts the program several times and says in the environment which copy is which. Each process holds
-some of the rows of every parameter, with their gradients and Adam's moments, and reads some of the rows of
-each batch (FSDP2; ZeRO stage 3, Rajbhandari et al. 2020).
+torchrun starts the program several times. Each process holds some of the rows of every parameter, with their
+gradients and Adam's moments, and reads some of the rows of each batch (FSDP2; ZeRO stage 3, Rajbhandari et
+al. 2020).
 
 Letters: rank, world  this process, and how many   S  processes that share one copy (machine.shard)
 """
 import contextlib
+import json
 import math
 import os
 import socket
@@ -23,22 +24,19 @@ import torch.distributed as dist
 
 # ---- the device ----
 
-def devices():
-    """{device: whether this machine has it}, the fastest first."""
-    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-
-
 def check_device(device):
-    """Stop a device that this machine does not have."""
-    if not devices()[device]:
+    """`device`, "auto" is the fastest; a ValueError if this machine has none."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, has in there.items() if has)
+    if not there[device]:
         raise ValueError(f"device {device}: this machine has none; use cpu")
     return device
 
 
 def choose_device(machine):
     """(device, dtype of the products or None for float32, a line that says both)."""
-    best = next(device for device, there in devices().items() if there)
-    device = best if machine.device == "auto" else check_device(machine.device)
+    device = check_device(machine.device)
     bf16, name = False, device
     if device == "cuda":
         bf16, name = torch.cuda.is_bf16_supported(), torch.cuda.get_device_name()
@@ -50,13 +48,13 @@ def choose_device(machine):
 
 
 def can_compile(device):
-    """Whether torch.compile works here; says so if not. It needs a C++ compiler, or Triton for a GPU."""
+    """Whether torch.compile works here: it needs a C++ compiler, or Triton for a GPU. Says so if not."""
     try:
         torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
         return True
     except Exception as e:              # whatever it is, the program can do without
         cause = " ".join(str(e).split())[:150]
-        print(f"compile: not possible here, going on without ({type(e).__name__}: {cause})", file=sys.stderr)
+        print(f"compile: not possible here, going on without ({cause})", file=sys.stderr)
         return False
 
 
@@ -68,13 +66,10 @@ def place():
 
 
 def start(device, timeout):
-    """Join the processes that the launcher started; numbers travel by gloo, tensors on GPUs by NCCL. A
-    collective that waits for a lost process gives up after 2 `timeout` seconds. Watch speaks after one, and
-    it knows names."""
+    """Join the processes that the launcher started; numbers travel by gloo, tensors on GPUs by NCCL."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
-    # seconds of imports, before Watch counts them
-    import torch.distributed.checkpoint
+    import torch.distributed.checkpoint  # seconds of imports, before Watch counts them
     import torch.distributed.fsdp
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -84,7 +79,7 @@ def start(device, timeout):
     store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
     store = dist.PrefixStore(meet(store, rank, world, timeout), store)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    late = timedelta(seconds=2 * timeout)
+    late = timedelta(seconds=2 * timeout)           # a collective gives up after Watch has named who hangs
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=late)
     global watch
     watch = Watch(store.clone(), rank, world, timeout)
@@ -94,24 +89,22 @@ def start(device, timeout):
 
 
 def alongside(program):
-    """Run `program`, then end this process. At one process: just run it.
-
-    A neighbour that was lost is one line, as other errors are. Gloo's threads can abort the process on its
-    way out (PyTorch issue 190489), so it leaves at once.
-    """
+    """Run `program`, then end this process; a neighbour that was lost is one line, as other errors are. At
+    one process: just run it. Gloo's threads can abort the process on its way out (PyTorch issue 190489), so
+    it leaves at once."""
+    message = None
     try:
         program()
-        message = None
     except (OSError, ValueError, RuntimeError) as e:
         message = " ".join(str(e).split())[:500]
         of_gloo = type(e) is RuntimeError and ("Connection" in message or "gloo" in message)
         lost = isinstance(e, dist.DistError) or of_gloo
-        if lost:
-            message = f"another process is lost, see what it says; torchrun --max-restarts goes on: {message}"
         if isinstance(e, RuntimeError) and not lost:
             raise                       # a bug, or no memory: main() knows
+        if lost:
+            message = f"another process is lost, see what it says; torchrun --max-restarts goes on: {message}"
         if not dist.is_initialized():
-            raise OSError(message) if lost else e
+            raise OSError(message) from e
     if dist.is_initialized():
         if message:
             sys.stderr.write(f"error: rank {place()[0]}: {message}\n")
@@ -128,8 +121,7 @@ def shard(model, machine, dtype, device):
 
     A block's rows are gathered when it is used, in `dtype` if one is given; weights, gradient sums and
     moments stay float32, as in BLOOM's BF16 optimizer. S < world makes world / S copies (hybrid sharding):
-    gathering stays inside a group of S neighbours, a node say, and only gradients cross. S = 1 copies the
-    whole model (DDP).
+    only gradients cross between them. S = 1 copies the whole model (DDP).
     """
     world = place()[1]
     if world == 1:
@@ -151,8 +143,7 @@ def shard(model, machine, dtype, device):
 
 
 def before_backward(model, last):
-    """Gradients of micro-batches are summed over a group of S at once, into the rows kept here. The sum over
-    the copies waits for the `last` micro-batch: it needs no memory."""
+    """The sum of gradients over the copies waits for the `last` micro-batch."""
     if place()[1] > 1:
         model.set_requires_all_reduce(last)
 
@@ -164,16 +155,14 @@ def clip(model, most):
 
 
 def parameters(model):
-    """{name: parameter} as they are kept here. After an evaluation FSDP has the root's gathered: those are
-    other tensors."""
+    """{name: parameter} as they are kept here. After an evaluation FSDP has the root's gathered."""
     if hasattr(model, "reshard"):
         model.reshard()
     return dict(model.named_parameters())
 
 
 def local_rows(p):
-    """(the rows of parameter `p` that are kept here, number of the first): torch.chunk's pieces, or all of
-    it."""
+    """(the rows of parameter `p` that are kept here, by torch.chunk; number of the first)"""
     if not hasattr(p, "to_local"):
         return p, 0
     mesh = p.device_mesh
@@ -204,7 +193,7 @@ def together(action):
             print(f"rank {place()[0]}: {e}", file=sys.stderr, flush=True)
     failed = int(total(error is not None))
     if failed:
-        raise error or OSError(f"{failed} other process{'es' if failed > 1 else ''} failed; see there")
+        raise error or OSError(f"{failed} other process(es) failed; see there")
     return result
 
 
@@ -218,12 +207,10 @@ def once(action):
 # neighbour inside a collective can still read it.
 
 def meet(store, rank, world, timeout):
-    """Wait for all `world` processes; returns a prefix for the keys of this start of the program, the same
-    on each of them.
+    """Wait for all `world` processes; returns a prefix for the keys of this start, the same on each of them.
 
-    torchrun keeps one store through its restarts, so what dead processes wrote is still there, their
-    addresses included (PyTorch issue 135712). So every process writes a new name; process 0 answers each name
-    it finds with its own, also those of the dead, until each number has confirmed.
+    torchrun's store lives through restarts, with what the dead wrote (PyTorch issue 135712). So every process
+    says hello by a new name, and process 0 answers names with its own until each rank has confirmed.
     """
     name, until = uuid.uuid4().hex, time.monotonic() + timeout
     store.set(f"hello/{rank}", name)
@@ -231,10 +218,10 @@ def meet(store, rank, world, timeout):
         try:
             store.wait([f"answer/{name}"], timedelta(seconds=timeout))
         except RuntimeError as e:
-            raise OSError(f"process 0 has not come within {timeout:g} s (machine.timeout): {e}") from e
-        start = store.get(f"answer/{name}").decode()
-        store.set(f"{start}/{rank}", "here")
-        return start
+            raise OSError(f"process 0 has not come within {timeout:g} s (machine.timeout)") from e
+        name = store.get(f"answer/{name}").decode()
+        store.set(f"{name}/{rank}", "here")
+        return name
     while missing := [r for r in range(1, world) if not store.check([f"{name}/{r}"])]:
         if time.monotonic() > until:
             raise OSError(f"only {world - len(missing)} of {world} processes have come within {timeout:g} s "
@@ -256,30 +243,24 @@ def at(what):
 
 
 class Watch(threading.Thread):
-    """Ends this process when nothing has moved for `timeout` seconds, and names who is to blame.
-
-    This thread writes a tick, and what the process does, to the store. A process whose tick stands still is
-    frozen or gone. Otherwise the one with the fewest at()s holds up the rest.
-    """
+    """Ends this process when nothing has moved for `timeout` seconds, and names who is to blame: a process
+    whose entry in the store stands still is frozen or gone; else the one with the fewest at()s holds up the
+    rest."""
     def __init__(self, store, rank, world, timeout):
         super().__init__(daemon=True)
         self.store, self.rank, self.world, self.timeout = store, rank, world, timeout
         self.every = min(10, timeout / 5)
         self.what, self.count, self.since, self.tick = "starting", 0, time.monotonic(), 0
+        self.who = f"rank {rank} ({socket.gethostname()}, pid {os.getpid()})"
         self.tell()
 
     def tell(self):
         self.tick += 1
-        who = f"{socket.gethostname()}, pid {os.getpid()}"
-        self.store.set(f"watch/{self.rank}", f"{self.tick}|{self.count}|{who}|{self.what}")
+        self.store.set(f"watch/{self.rank}", json.dumps([self.count, self.who, self.what, self.tick]))
 
     def ask(self):
-        """[(tick, count of at()s, who, what)] of every process."""
-        found = []
-        for r in range(self.world):
-            tick, count, who, what = self.store.get(f"watch/{r}").decode().split("|", 3)
-            found.append((int(tick), int(count), f"rank {r} ({who})", what))
-        return found
+        """[count of at()s, who, what, tick] of every process."""
+        return [json.loads(self.store.get(f"watch/{r}")) for r in range(self.world)]
 
     def run(self):
         while time.monotonic() - self.since < self.timeout + self.rank:     # the first to see it speaks
@@ -300,12 +281,12 @@ class Watch(threading.Thread):
             time.sleep(self.every)
             self.tell()
         now = self.ask()
-        frozen = [(who, what) for (tick, _, who, what), (was, *_) in zip(now, before) if tick == was]
+        frozen = [entry for entry, old in zip(now, before) if entry == old]
+        behind = [entry for entry in now if entry[0] == min(now)[0]]
         if frozen:
-            return [f"{who} does not answer any more, it was at {what}" for who, what in frozen]
-        counts = [count for _, count, _, _ in now]
-        if min(counts) < max(counts):
-            return [f"{who} is stuck at {what}" for _, count, who, what in now if count == min(counts)]
+            return [f"{who} does not answer any more, it was at {what}" for _, who, what, _ in frozen]
+        if len(behind) < self.world:
+            return [f"{who} is stuck at {what}" for _, who, what, _ in behind]
         return ["every process is at the same place: one of them is slow there, or the network is down"]
 
 

@@ -1,7 +1,9 @@
 """Shared by the tests: a small prepared corpus of each tokenizer kind, and settings that train on it in a
 second."""
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import sys
 
 import pytest
 import torch
+import worker
 
 import checkpoint
 import prepare
@@ -35,22 +38,28 @@ def prepare_tiny():
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    folder, before = tmp_path_factory.mktemp("prepared"), os.getcwd()
-    os.chdir(folder)
-    prepare_tiny()
-    os.chdir(before)
+    folder = tmp_path_factory.mktemp("prepared")
+    with contextlib.chdir(folder):
+        prepare_tiny()
     return folder
+
+
+@contextlib.contextmanager
+def handlers_kept():
+    """train() answers signals in its own way; afterwards they are answered as before."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for s, handler in handlers.items():
+        signal.signal(s, handler)
 
 
 @pytest.fixture
 def work(prepared, tmp_path, monkeypatch):
-    """An empty current folder that sees the prepared corpus; signal handlers are put back afterwards."""
+    """An empty current folder that sees the prepared corpus."""
     monkeypatch.chdir(tmp_path)
     os.symlink(prepared / "data", tmp_path / "data")
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield tmp_path
-    for s, handler in handlers.items():
-        signal.signal(s, handler)
+    with handlers_kept():
+        yield tmp_path
 
 
 @pytest.fixture
@@ -104,15 +113,30 @@ def workers(parent, word=b"train.py"):
 
 
 def launch(world, runs, restarts=0, code=0):
-    """Train several configurations on `world` processes; returns what they printed."""
+    """Train several configurations on `world` processes; returns what they printed. A process that is named
+    because it hangs is killed: torchrun would do it after 30 seconds."""
     if world == 1:
-        for path, *settings in runs:
-            train.train(train.load_config(path, settings))
+        worker.train_all(runs)
         return ""
-    p = torchrun(world, "tests/worker.py", json.dumps(runs), restarts=restarts)
-    out, _ = p.communicate(timeout=300)
-    assert p.returncode == code, out
+    p, out = torchrun(world, "tests/worker.py", json.dumps(runs), restarts=restarts), ""
+    for line in p.stdout:
+        out += line
+        if hangs := re.search(r"nothing has moved .* pid (\d+)\)", line):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(hangs[1]), signal.SIGKILL)
+    assert p.wait() == code, out
     return out
+
+
+def damage(path, size=None):
+    """Change the last byte of a file, or cut the file to `size` bytes."""
+    with open(path, "rb+") as f:
+        f.seek(-1, os.SEEK_END)
+        byte = f.read()[0]
+        f.seek(-1, os.SEEK_END)
+        f.write(bytes([byte ^ 1]))
+        if size:
+            f.truncate(size)
 
 
 TIMINGS = {"seconds", "tokens_per_second", "mfu"}
@@ -138,11 +162,10 @@ def state(run, step=None):
 @pytest.fixture(scope="session")
 def runs(prepared, tmp_path_factory):
     """A BLOOM and a LLaMA that have seen some stories."""
-    folder, before = tmp_path_factory.mktemp("runs"), os.getcwd()
-    os.chdir(folder)
-    os.symlink(prepared / "data", "data")
+    folder = tmp_path_factory.mktemp("runs")
+    os.symlink(prepared / "data", folder / "data")
     more = ("run.tokens=12800", "optim.lr=1e-2", "machine.save_every=50", "run.eval_every=100")
-    for name in ("bloom", "llama"):
-        train.train(tiny(name, name, *more))
-    os.chdir(before)
+    with contextlib.chdir(folder), handlers_kept():
+        for name in ("bloom", "llama"):
+            train.train(tiny(name, name, *more))
     return folder / "runs"

@@ -12,9 +12,8 @@ BLOOM, LLAMA = f"{ROOT}/configs/bloom.py", f"{ROOT}/configs/llama.py"
 
 def test_overrides_are_read_by_the_type_of_the_setting():
     cfg = config.load(LLAMA, ["size=7b", "run.name=123", "--optim.lr=2e-4", "run.tokens=1e9",
-                              "model.bias=true",
-                              "run.ramp=(8, 4, 100)", "model.vocab=none", "model.position=none",
-                              "data.weights={'a': 1}"])
+                              "model.bias=true", "run.ramp=(8, 4, 100)", "model.vocab=none",
+                              "model.position=none", "data.weights={'a': 1}"])
     assert (cfg.run.name, cfg.optim.lr, cfg.model.bias, cfg.run.ramp) == ("123", 2e-4, True, (8, 4, 100))
     assert (cfg.model.vocab, cfg.model.position, cfg.data.weights) == (None, "none", {"a": 1.0})
     assert cfg.run.tokens == 10 ** 9 and type(cfg.run.tokens) is int
@@ -22,51 +21,47 @@ def test_overrides_are_read_by_the_type_of_the_setting():
 
 @pytest.mark.parametrize("value, kind, want", [
     (1e9, int, 10 ** 9), (3, float, 3.0), (None, str | None, None), ("a", str | list[str], "a"),
-    (("a", "b"), str | list[str], ["a", "b"]), ("gated", Literal["gated"], "gated")])
-def test_a_value_fits_its_type(value, kind, want):
-    got = config.fit(value, kind)
-    assert got == want and type(got) is type(want)
-
-
-@pytest.mark.parametrize("value, kind", [
-    (2.5, int), (True, int), (1, bool), ("x", int | None), ([1], list[str]), ("gate", Literal["gated"]),
-                                         ((1, 2), tuple[int, int, int])])
-def test_a_value_does_not_fit_another_type(value, kind):
-    with pytest.raises(TypeError):
-        config.fit(value, kind)
+    (("a", "b"), str | list[str], ["a", "b"]), ("gated", Literal["gated"], "gated"),
+    (2.5, int, TypeError), (True, int, TypeError), (1, bool, TypeError), ("x", int | None, TypeError),
+    ([1], list[str], TypeError), ("gate", Literal["gated"], TypeError),
+    ((1, 2), tuple[int, int, int], TypeError)])
+def test_a_value_fits_its_type_or_is_refused(value, kind, want):
+    if want is TypeError:
+        with pytest.raises(TypeError):
+            config.fit(value, kind)
+    else:
+        got = config.fit(value, kind)
+        assert got == want and type(got) is type(want)
 
 
 @pytest.mark.parametrize("setting, words", [
-    ("optim.lrr=1", ["unknown setting 'optim.lrr'", "did you mean 'optim.lr'?"]),
-    ("layers=3", ["unknown setting 'layers'", "'model.layers'"]), ("optim=3", ["unknown setting"]),
-    ("run.device=cpu", ["unknown setting 'run.device', did you mean 'machine.device'?"]),
-    ("run.skip_steps=1:2", ["did you mean 'machine.skip_steps'?"]), ("data.prepare=x", ["'machine.prepare'"]),
-    ("optim.lr=fast", ["optim.lr=fast: it must be float"]),
-                                            ("model.layers=2.5", ["model.layers=2.5: it must be int"]),
-    ("model.bias=1", ["model.bias=1", "bool"]), ("model.vocab=x", ["it must be int | None"]),
-    ("model.norm=batch", ["model.norm=batch: it must be one of layer, rms"]),
-    ("size=8b", ["unknown size '8b'", "7b1", "176b"]), ("optim.lr", ["section.field=value"])])
+    ("optim.lrr=1", "unknown setting 'optim.lrr', did you mean 'optim.lr'?"),
+    ("layers=3", "unknown setting 'layers', did you mean 'model.layers'?"),
+    ("run.device=cpu", "did you mean 'machine.device'?"), ("data.prepare=x", "mean 'machine.prepare'?"),
+    ("optim=3", "unknown setting 'optim'"), ("optim.lr=fast", "optim.lr=fast: it must be float"),
+    ("model.layers=2.5", "model.layers=2.5: it must be int"), ("model.bias=1", "it must be bool"),
+    ("model.vocab=x", "it must be int | None"),
+    ("model.norm=batch", "model.norm=batch: it must be one of layer, rms"),
+    ("size=8b", "unknown size '8b' in"), ("optim.lr", "section.field=value"),
+    ("model.heads=5", "model.dim=128 must be a multiple of 5 for 5 heads; use 125"),
+    ("model.kv_heads=3", "not a multiple of model.kv_heads=3"),
+    ("run.batch=0", "run.batch=0: it must be above 0"), ("optim.clip=0", "optim.clip=0.0: it must"),
+    ("run.name=../x", "plain folder name"), ("optim.lr=1e-5", "set optim.min_lr=1e-06"),
+    *[(f"machine.skip_steps={wrong}", f"machine.skip_steps={wrong}: it must be first:end")
+      for wrong in ("14", "17:14", "a:b", "1:2:3", "5:5")]])
 def test_a_wrong_setting_is_one_clear_message(setting, words):
     with pytest.raises(ValueError) as e:
-        config.load(BLOOM, [setting])
-    assert all(w in str(e.value) for w in words) and "\n" not in str(e.value), e.value
-
-
-@pytest.mark.parametrize("setting, words", [
-    ("model.heads=5", "128 does not divide into 5 heads; use 125"),
-                                            ("run.batch=0", "run.batch=0: it must be above 0"),
-    ("optim.clip=0", "optim.clip=0"), ("run.name=../x", "plain folder name"),
-                                            ("model.kv_heads=3", "kv_heads=3"),
-    ("optim.lr=1e-5", "the learning rate would rise"), ("machine.keep=0", "machine.keep=0"),
-    *[(f"machine.skip_steps={wrong}", "machine.skip_steps=.*as in 14:17")
-      for wrong in ("14", "17:14", "0:3", "a:b", "1:2:3", "5:5")]])
-def test_settings_that_cannot_run_are_refused(setting, words):
-    with pytest.raises(ValueError, match=words):
         config.check_config(config.load(BLOOM, [setting]))
+    assert words in str(e.value) and "\n" not in str(e.value), e.value
+
+
+def test_rope_turns_pairs():
+    with pytest.raises(ValueError, match="model.dim=132 must be a multiple of 8 for 4 heads; use 128"):
+        config.check_config(config.load(LLAMA, ["model.dim=132"]))
 
 
 def test_a_data_config_is_told_apart():
-    with pytest.raises(ValueError, match="sample is a data config, which prepare.py reads"):
+    with pytest.raises(ValueError, match="sample is a data config, for prepare.py"):
         config.check_config(config.load(f"{ROOT}/configs/data/sample.py"))
 
 
@@ -84,10 +79,8 @@ def test_bloom_learning_rates_are_those_of_the_public_training_log():
 def test_llama_learning_rate_ends_at_a_tenth_of_the_peak():
     cfg = config.load(LLAMA, ["size=65b"])
     o, total = cfg.optim, cfg.run.tokens
-    assert lr_at(o.warmup, o, total) == pytest.approx(1.5e-4) and lr_at(total, o,
-                                                                        total) == pytest.approx(1.5e-5)
-    assert lr_at((o.warmup + total) // 2, o,
-                 total) == pytest.approx(0.55 * 1.5e-4), "half way down the cosine"
+    for tokens, lr in ((o.warmup, 1.5e-4), ((o.warmup + total) // 2, 0.55 * 1.5e-4), (total, 1.5e-5)):
+        assert lr_at(tokens, o, total) == pytest.approx(lr)
 
 
 def test_steps_to_leave_out():
@@ -99,10 +92,8 @@ def test_numbers_of_options_have_a_range():
     whole, share = config.number(1, 1e6), config.number(0, 1, float)
     assert whole("1e3") == 1000 and type(whole("1e3")) is int and share("0.5") == 0.5
     for read, text, words in ((whole, "0", "0 must be a whole number from 1 to 1e"),
-                              (whole, "2.5", "whole number"),
-                              (whole, "many", "many must be"),
-                              (share, "1.5", "1.5 must be a number from 0 to 1"),
-                              (share, "nan", "nan must be")):
+                              (whole, "2.5", "whole number"), (whole, "many", "many must be"),
+                              (share, "1.5", "1.5 must be a number from 0 to 1"), (share, "nan", "nan must")):
         with pytest.raises(argparse.ArgumentTypeError, match=words):
             read(text)
 
@@ -110,19 +101,15 @@ def test_numbers_of_options_have_a_range():
 def test_a_wrong_option_is_one_line():
     ap = config.Parser("What it does.")
     ap.add_argument("--tokens", type=config.number(1, 10))
-    for arguments, words in ((["--tokens", "11"],
-                              "argument --tokens: 11 must be a whole number from 1 to 10; --help"),
-                             (["--token-s", "1"], "unrecognized arguments: --token-s 1")):
-        with pytest.raises(ValueError, match=words):
-            ap.parse_args(arguments)
+    words = "argument --tokens: 11 must be a whole number from 1 to 10; --help"
+    with pytest.raises(ValueError, match=words):
+        ap.parse_args(["--tokens", "11"])
 
 
-@pytest.mark.parametrize("error, words",
-                         [(KeyError("text"), "here: 'text' is missing"), (ValueError("odd"), "here: odd"),
-                                          (TypeError("no text"), "here: no text")])
-def test_blame_says_where(error, words):
-    with pytest.raises(ValueError, match=words), config.blame("here"):
-        raise error
+def test_blame_says_where():
+    for error, words in ((KeyError("text"), "here: 'text' is missing"), (ValueError("odd"), "here: odd")):
+        with pytest.raises(ValueError, match=words), config.blame("here"):
+            raise error
 
 
 def test_a_command_ends_in_one_line_and_1(capsys):

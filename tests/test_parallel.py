@@ -1,93 +1,85 @@
 import contextlib
 import glob
-import itertools
-import json
 import os
 import re
-import shutil
-import signal
 import sys
 import threading
 import time
 
 import pytest
 import torch
-from conftest import ROOT, arguments, launch, log, state, torchrun, workers
+from conftest import ROOT, arguments, damage, handlers_kept, launch, log, state
 from torch.distributed import HashStore
 
 import checkpoint
 import parallel
 
-MODELS = {"bloom": ("bloom", "model.tied=true"), "bloom-untied": ("bloom", "model.tied=false"),
-          "llama": ("llama", "model.tied=false"), "llama-tied": ("llama", "model.tied=true")}
+MODELS = ("bloom", "llama")         # the head is the embedding; a head of its own
 # six steps of 16 rows; 18 rows of a matrix do not divide over 4 processes
 SIX = ["run.tokens=3072", "run.batch=16", "machine.save_every=6", "run.eval_every=6", "model.dim=18",
        "optim.lr=1e-3"]
+CUTS = {1: [(1, "none"), (4, "none")], 2: [(1, "none"), (4, 1)], 4: [(1, "none"), (4, 2)]}
+
+
+def six(model, name, *more):
+    return arguments(model, name, *SIX, *more)
 
 
 def variants(world):
-    """(name, arguments) of every way to cut the same six steps of 16 rows."""
-    shards = {1: ["none"], 2: ["none", 1], 4: ["none", 2]}[world]
-    for model, accumulation, shard in itertools.product(MODELS, (1, 4), shards):
-        name, tied = MODELS[model]
-        run = f"{model}-{world}-{accumulation}-{shard}"
-        every = 3 if accumulation == 1 and shard == "none" else 6
-        yield run, arguments(name, run, *SIX, tied, f"machine.micro={16 // world // accumulation}",
-                             f"machine.shard={shard}", f"machine.save_every={every}")
+    """{name: arguments} of ways to cut the same six steps: micro-batches, and processes that share a copy."""
+    found = {}
+    for model in MODELS:
+        for accumulation, shard in CUTS[world]:
+            name = f"{model}-{world}-{accumulation}-{shard}"
+            micro = 16 // world // accumulation
+            found[name] = six(model, name, f"machine.micro={micro}", f"machine.shard={shard}")
+    return found
 
 
 def others(world):
-    """(name, arguments) of runs with something special, at the same six steps."""
-    one = [*SIX, "machine.micro=2"]
+    """Arguments of runs with something special, at the same six steps."""
+    four = "machine.micro=4"
     if world in (1, 2):
-        yield "bf16", arguments("bloom", f"bf16-{world}", *one, "machine.dtype=bfloat16")
-        yield "bf16", arguments("llama", f"bf16-llama-{world}", *one, "machine.dtype=bfloat16")
-        yield "recompute", arguments("bloom", f"recompute-{world}", *one, "machine.recompute=true")
+        for model in MODELS:
+            yield six(model, f"bf16-{model}-{world}", four, "machine.dtype=bfloat16")
+        yield six("bloom", f"recompute-{world}", four, "machine.recompute=true")
     if world in (1, 4):
-        six_rows = ("run.batch=6", "run.tokens=1152", "machine.micro=1")
-        yield "ragged", arguments("bloom", f"ragged-{world}", *SIX, *six_rows)
+        yield six("bloom", f"ragged-{world}", "run.batch=6", "run.tokens=1152", "machine.micro=1")
+    if world in (2, 4):
+        yield six("bloom", "damaged", four, "machine.save_every=3")
     if world == 2:
-        yield "nan", ["nan", *arguments("bloom", "nan", *one)]
-        yield "full", ["full", *arguments("bloom", "full", *one, "machine.save_every=2")]
+        yield ["nan 4", *six("bloom", "nan", four)]
+        yield ["full 4", *six("bloom", "full", four, "machine.save_every=2")]
 
 
-def resumed(world):
-    """(name, arguments) of the second half of runs that were saved by another number of processes."""
-    for run in ("bloom", "llama-tied"):
-        for before in (1, 2):
-            name, tied = MODELS[run]
-            new = f"{run}-{before}-to-{world}"
-            yield new, arguments(name, new, *SIX, tied, "machine.micro=4")
-
-
-def half_done(name):
-    """A copy of a run without its last checkpoint: as if it had been stopped after step 3."""
-    run, before, _, _ = name.rsplit("-", 3)
-    shutil.copytree(f"runs/{run}-{before}-1-none", f"runs/{name}")
-    shutil.rmtree(f"runs/{name}/checkpoints/0000006")
+def link(chain, world, *stop):
+    """Arguments of the part that `world` processes have in a run of changing numbers of processes."""
+    return [[*stop, *six(model, f"{model}-{chain}", f"machine.micro={8 // world}")] for model in MODELS]
 
 
 @pytest.fixture(scope="module")
 def cut(prepared, tmp_path_factory):
-    """A folder in which every run has been trained on 1, 2 and 4 processes, each number started as seldom as
-    possible."""
-    folder, before = tmp_path_factory.mktemp("cut"), os.getcwd()
-    os.chdir(folder)
-    os.symlink(prepared / "data", "data")
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    runs = {world: [args for _, args in (*variants(world), *others(world))] for world in (1, 2, 4)}
-    launch(1, runs[1])
-    (folder / "printed-2").write_text(launch(2, runs[2]))
-    for world in (1, 4, 2):
-        for name, _ in resumed(world):
-            half_done(name)
-        more = runs[4] if world == 4 else []
-        printed = launch(world, [args for _, args in resumed(world)] + more)
-        (folder / f"printed-resumed-{world}").write_text(printed)
-    for s, handler in handlers.items():
-        signal.signal(s, handler)
-    os.chdir(before)
+    """A folder in which every run has been trained. Starting processes takes longest: 4 and 2 start once."""
+    folder = tmp_path_factory.mktemp("cut")
+    os.symlink(prepared / "data", folder / "data")
+    runs = {world: [*variants(world).values(), *others(world)] for world in (1, 2, 4)}
+    refused = six("bloom", "refused", "machine.shard=3")
+    with contextlib.chdir(folder), handlers_kept():
+        launch(1, runs[1] + link("1-4-2", 1, "stop_after 2"))
+        launch(4, runs[4] + link("1-4-2", 4, "stop_after 4"))
+        path, = glob.glob("runs/damaged/checkpoints/0000006/optimizer/*shard-00002*")
+        damage(path)
+        printed = launch(2, [*runs[2], *link("1-4-2", 2), *link("2-1", 2, "stop_after 2"), refused], code=1)
+        (folder / "printed").write_text(f"{path}\n{printed}")
+        launch(1, link("2-1", 1))
     return folder
+
+
+@pytest.fixture
+def inside(cut, monkeypatch):
+    """What two processes printed; the current folder is `cut`."""
+    monkeypatch.chdir(cut)
+    return (cut / "printed").read_text()
 
 
 def assert_close(want, got, bound=1e-5):
@@ -95,48 +87,48 @@ def assert_close(want, got, bound=1e-5):
     rows = [[(x["step"], x.get("rows")) for x in records] for records in (a, b)]
     assert rows[0] == rows[1], f"{got}: other rows"
     for x, y in zip(a, b):
-        if "val" in x:
-            assert x["val"]["loss"] == pytest.approx(y["val"]["loss"], abs=bound), (got, x, y)
-        else:
-            assert x["loss"] == pytest.approx(y["loss"], abs=bound), (got, x, y)
-            assert x["norm"] == pytest.approx(y["norm"], abs=bound), (got, x, y)
+        numbers = [(r["val"]["loss"], 0) if "val" in r else (r["loss"], r["norm"]) for r in (x, y)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=bound), (got, x, y)
     a, b = state(f"runs/{want}"), state(f"runs/{got}")
     worst = max(((a[k] - b[k]).abs().max().item(), k) for k in a)
     assert worst[0] < bound, f"{got}: {worst[1]} differs by {worst[0]:.1e}"
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-def test_however_a_batch_is_cut_the_step_is_the_same(cut, monkeypatch, world):
+def test_however_a_batch_is_cut_the_step_is_the_same(inside, world):
     """Law 6: processes, micro-batches, copies and shards change losses, gradient norms, weights and moments
     by rounding only: 1e-5 in float32."""
-    monkeypatch.chdir(cut)
-    for run, _ in variants(world):
-        model, *_ = run.rsplit("-", 3)
+    for run in variants(world):
+        assert_close(f"{run.split('-')[0]}-1-1-none", run)
+
+
+@pytest.mark.parametrize("chain", ["1-4-2", "2-1"])
+def test_saved_on_n_processes_resumes_on_m(inside, chain):
+    """Law 7. SIGTERM to one process stopped all of them after the same step, and others went on."""
+    for model in MODELS:
+        run = f"{model}-{chain}"
         assert_close(f"{model}-1-1-none", run)
+        records = checkpoint.read_log(f"runs/{run}/log.jsonl")
+        starts = [(r["step"], r["start"]["processes"]) for r in records if "start" in r]
+        assert starts == [(2 * i, int(world)) for i, world in enumerate(chain.split("-"))]
+    assert inside.count("after step 2, saved in runs/") == 2, "two processes say so"
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_saved_on_n_processes_resumes_on_m(cut, monkeypatch, world):
-    """Law 7. The rows of the following steps are the same too: assert_close compares their names."""
-    monkeypatch.chdir(cut)
-    for name, _ in resumed(world):
-        model, before, _, _ = name.rsplit("-", 3)
-        assert_close(f"{model}-{before}-1-none", name)
-    assert world == 1 or (cut / f"printed-resumed-{world}").read_text().count("after step 3\n") == 4
-
-
-def test_rows_that_do_not_divide_over_the_processes_change_nothing(cut, monkeypatch):
-    monkeypatch.chdir(cut)
+def test_rows_that_do_not_divide_over_the_processes_change_nothing(inside):
     assert_close("ragged-1", "ragged-4")
 
 
-def test_bfloat16_on_two_processes_is_bfloat16_on_one_but_for_the_rounding_of_vectors(cut, monkeypatch):
+def test_recomputed_activations_change_nothing(inside):
+    for world in (1, 2):
+        assert_close("bloom-1-1-none", f"recompute-{world}")
+
+
+def test_bfloat16_on_two_processes_is_bfloat16_on_one_but_for_the_rounding_of_vectors(inside):
     """On one process autocast rounds the matrices to bfloat16, on several FSDP gathers all weights so:
     embeddings, norms and biases are rounded besides, by at most 2^-9 of their size. A loss near ln 512 is a
     sum of few such terms: 2^-7 is the bound."""
-    monkeypatch.chdir(cut)
-    for name, plain in (("bf16", "bloom"), ("bf16-llama", "llama")):
-        for a, b, c in zip(log(f"{name}-1"), log(f"{name}-2"), log(f"{plain}-1-1-none")):
+    for model in MODELS:
+        for a, b, c in zip(log(f"bf16-{model}-1"), log(f"bf16-{model}-2"), log(f"{model}-1-1-none")):
             if "loss" in a:
                 assert a["rows"] == b["rows"] and a["loss"] == pytest.approx(b["loss"], abs=2 ** -7)
                 assert a["norm"] == pytest.approx(b["norm"], rel=2 ** -5)
@@ -144,98 +136,64 @@ def test_bfloat16_on_two_processes_is_bfloat16_on_one_but_for_the_rounding_of_ve
                 assert a["loss"] != c["loss"], "and is not float32"
 
 
-def test_recomputed_activations_change_nothing(cut, monkeypatch):
-    monkeypatch.chdir(cut)
-    for world in (1, 2):
-        assert_close("bloom-1-1-none", f"recompute-{world}")
-
-
-def test_a_loss_that_is_no_number_on_one_process_skips_the_update_on_all(cut, monkeypatch):
-    monkeypatch.chdir(cut)
+def test_a_loss_that_is_no_number_on_one_process_skips_the_update_on_all(inside):
     assert [(r["step"], r["skipped"][:8]) for r in log("nan") if "skipped" in r] == [(4, "loss nan")]
     assert log("nan")[-1]["step"] == 6 and all(t.isfinite().all() for t in state("runs/nan").values())
 
 
-def test_a_disk_that_is_full_for_one_process_is_a_warning_on_all(cut, monkeypatch):
-    monkeypatch.chdir(cut)
+def test_a_disk_that_is_full_for_one_process_is_a_warning_on_all(inside):
     assert checkpoint.steps("runs/full") == [2, 6]
-    assert "warning: cannot save runs/full/checkpoints/0000004" in (cut / "printed-2").read_text()
+    assert "warning: cannot save runs/full/checkpoints/0000004" in inside
     assert "0000004" not in os.listdir("runs/full/checkpoints")
     assert_close("bloom-1-1-none", "full")
 
 
-def test_a_damaged_part_of_another_process_is_named_and_passed_over(cut, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    os.symlink(cut / "data", "data")
-    shutil.copytree(cut / "runs/bloom-2-1-none", "runs/damaged")
-    path, = glob.glob("runs/damaged/checkpoints/0000006/optimizer/*shard-00002*")
-    with open(path, "r+b") as f:
-        f.seek(-50, os.SEEK_END)
-        byte = f.read(1)
-        f.seek(-50, os.SEEK_END)
-        f.write(bytes([byte[0] ^ 1]))
-    out = launch(2, [arguments("bloom", "damaged", *SIX, "machine.micro=8", "machine.save_every=3")])
-    assert f"checkpoint 6 is damaged, using the one before it: {path} has changed since" in out
-    assert "continuing runs/damaged after step 3\n" in out
-    a, b = state("runs/damaged"), state(cut / "runs/bloom-2-1-none")
-    assert all(torch.equal(a[k], b[k]) for k in a)
+def test_a_damaged_part_of_another_process_is_named_and_passed_over(inside):
+    """Four processes saved it, two go on from the one before."""
+    path = inside.split("\n")[0]
+    assert f"checkpoint 6 is damaged, using the one before it: {path} is missing, or has changed" in inside
+    assert "continuing runs/damaged after step 3\n" in inside
+    assert_close("bloom-1-1-none", "damaged")
 
 
-def test_kill_9_in_a_step_in_a_save_and_in_an_evaluation_changes_nothing(cut, tmp_path, monkeypatch):
-    """torchrun starts both again each time; the end is that of the run nobody disturbed, to the last bit."""
+def test_an_error_is_one_line_of_each_process(inside):
+    words = "machine.shard=3 does not divide 2 processes; use a divisor, or none\n"
+    assert all(f"error: rank {rank}: {words}" in inside for rank in (0, 1))
+    assert "]: Traceback" not in inside, inside
+
+
+def test_kill_9_changes_nothing_and_a_hang_is_named(cut, tmp_path, monkeypatch):
+    """Process 0 dies in a save, then process 1 freezes in an evaluation: launch() kills who is named.
+    torchrun starts both again; the end is that of the run nobody disturbed, to the last bit."""
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
-    settings = [*SIX, "machine.micro=8", "machine.save_every=2", "machine.keep=9"]
-    out = launch(2, [["dies", *arguments("bloom", "killed", *settings)]], restarts=3)
+    settings = six("bloom", "killed", "machine.micro=8", "machine.save_every=2", "machine.timeout=5")
+    out = launch(2, [["dies 4", *settings]], restarts=2)
+    hang = r"error: nothing has moved for 5 s \(machine.timeout\): rank 1 \(\S+, pid \d+\) does not answer"
+    assert len(re.findall(hang, out)) == 1 and out.count("Rank 0 is at evaluating en\n") == 1, out
     continued = [line for line in out.splitlines() if line.startswith("continuing")]
     assert continued == ["continuing runs/killed after step 2", "continuing runs/killed after step 4"], out
-    a, b = state("runs/killed"), state(cut / "runs/bloom-2-1-none")
+    assert "another process is lost" in out and "Traceback" not in out and "terminate" not in out, out
+    whole = cut / "runs/bloom-2-1-none"
+    a, b = state("runs/killed"), state(whole)
     assert all(torch.equal(a[k], b[k]) for k in a)
-    losses = [[r.get("loss") for r in log(run)] for run in ("killed", str(cut / "runs/bloom-2-1-none"))]
-    assert losses[0] == losses[1]
-    assert "Traceback" not in out and "terminate" not in out, "the other says that it lost one"
+    assert [r.get("loss") for r in log("killed")] == [r.get("loss") for r in log(str(whole))]
 
 
-@pytest.mark.parametrize("what, words", [
-    ("stopped", "does not answer any more, it was at"),
-    ("stuck", "is stuck at step 2: updating. Rank 0 is at step 3: forward")])
-def test_a_process_that_hangs_is_named_after_the_time_out(cut, tmp_path, monkeypatch, what, words):
-    monkeypatch.chdir(tmp_path)
-    os.symlink(cut / "data", "data")
-    settings = [what, *arguments("bloom", what, *SIX, "machine.timeout=6")]
-    p = torchrun(2, "tests/worker.py", json.dumps([settings]))
-    out, named = "", None
-    for line in p.stdout:
-        out += line
-        pattern = r"error: nothing has moved for 6 s \(machine.timeout\): rank 1 \(\S+, pid (\d+)\) " + words
-        if named := named or re.search(pattern, line):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(named[1]), signal.SIGKILL)          # torchrun would do it after 30 s
-    assert p.wait() == 1 and named, out
+def test_who_hangs_is_told_from_what_the_processes_write(monkeypatch):
+    store = HashStore()
+    a, b, c = watches = [parallel.Watch(store, rank, 3, 1) for rank in range(3)]
 
-
-def test_sigterm_to_one_process_stops_all_of_them_after_the_same_step(cut, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    os.symlink(cut / "data", "data")
-    more = ("run.tokens=384000", "machine.save_every=9999", "run.eval_every=9999")
-    p = torchrun(2, "train.py", *arguments("bloom", "term", *more))
-    for line in p.stdout:
-        if line.startswith("step ") and "norm" in line:
-            both = workers(p.pid)
-            assert len(both) == 2
-            os.kill(both[1], signal.SIGTERM)
-            break
-    rest = p.stdout.read()
-    assert p.wait() == 0 and re.search("stopped by .* after step", rest), rest
-    assert len(checkpoint.steps("runs/term")) == 1
-
-
-def test_a_group_that_does_not_divide_the_processes_is_refused(cut, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    os.symlink(cut / "data", "data")
-    out = launch(2, [arguments("bloom", "x", "machine.shard=3")], code=1)
-    words = r"error: rank [01]: machine.shard=3 does not divide 2 processes; use a divisor, or none"
-    assert re.search(words, out) and "]: Traceback" not in out, out
+    def blamed(*alive):
+        monkeypatch.setattr(parallel.time, "sleep", lambda seconds: [watch.tell() for watch in alive])
+        return " ".join(c.to_blame())
+    for watch in watches:
+        watch.count, watch.what = 7, "step 3"
+        watch.tell()
+    assert blamed(a, b).startswith("every process is at the same place")
+    b.count, b.what = 6, "step 2"
+    assert re.fullmatch(r"rank 1 \(\S+, pid \d+\) is stuck at step 2", blamed(a, b))
+    assert re.fullmatch(r"rank 0 \(\S+, pid \d+\) does not answer any more, it was at step 3", blamed(b))
 
 
 @pytest.mark.slow
@@ -252,11 +210,9 @@ def test_kills_at_random_moments_change_nothing(prepared, tmp_path, monkeypatch)
 
 def meet_all(store, world):
     """Everybody meets, each in a thread; returns what they agreed on."""
-    names = [None] * world
-
-    def one(rank):
-        names[rank] = parallel.meet(store, rank, world, 20)
-    threads = [threading.Thread(target=one, args=(r,)) for r in range(world)]
+    names = set()
+    threads = [threading.Thread(target=lambda rank=rank: names.add(parallel.meet(store, rank, world, 20)))
+               for rank in range(world)]
     for t in threads:
         t.start()
     for t in threads:
@@ -264,20 +220,15 @@ def meet_all(store, world):
     return names
 
 
-def test_each_start_gets_a_name_of_its_own_that_all_know():
-    store = HashStore()
-    first, second = meet_all(store, 4), meet_all(store, 4)
-    assert len(set(first)) == len(set(second)) == 1 and first[0] and first != second
-
-
-def test_what_the_dead_have_written_leads_nobody_astray():
+def test_each_start_gets_a_name_of_its_own_whatever_the_dead_have_written():
     """Ranks of an earlier start, or of one that was killed half way, have left their calls and answers."""
     store = HashStore()
     for rank in range(3):
         store.set(f"hello/{rank}", f"dead{rank}")
     store.set("answer/dead1", "old")
     store.set("old/1", "here")
-    assert len(set(meet_all(store, 3))) == 1
+    first, second = meet_all(store, 4), meet_all(store, 4)
+    assert len(first) == len(second) == 1 and first != second and "old" not in first
 
 
 def test_a_process_that_does_not_come_is_named():

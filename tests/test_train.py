@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -9,7 +8,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, arguments, log, run, state, tiny
+from conftest import ROOT, arguments, damage, log, run, state, tiny
+from worker import limit_files
 
 import checkpoint
 import config
@@ -33,85 +33,59 @@ def assert_same_run(a, b):
 
 
 def after(**actions):
-    """A hook for train(): after(step14=f) calls f(training) after step 14."""
+    """A hook for train(): after(step14=f) calls f() after step 14."""
     def hook(training):
-        if f"step{training.step}" in actions:
-            actions[f"step{training.step}"](training)
+        actions.get(f"step{training.step}", lambda: None)()
     return hook
+
+
+def ask():
+    open("runs/r/stop", "w").close()
 
 
 # ---- stop and go on ----
 
-KILLED = """
-import os, signal, sys
-import train
-def kill(*args):
-    os.kill(os.getpid(), signal.SIGKILL)
-def opening(event, args):           # Python calls this whenever a file is opened
-    if event == "open" and str(args[0]).endswith("0000020/done.new"):
-        kill()
-def after(training):
-    if training.step == 13 and "{where}" == "step":
-        kill()
-if "{where}" == "save":
-    sys.addaudithook(opening)
-train.train(train.load_config(sys.argv[1], sys.argv[2:]), after)
-"""
-
-
-@BOTH
-@pytest.mark.parametrize("where", ["step", "save"])
-def test_kill_and_resume_equals_not_stopping(work, name, where):
+@pytest.mark.parametrize("name, what", [("bloom", "kill_after 13"), ("llama", "kill_in_save 20")])
+def test_kill_9_and_resume_equals_not_stopping(work, name, what):
     train.train(tiny(name, "whole"))
-    command = [sys.executable, "-c", KILLED.replace("{where}", where), *arguments(name, "killed")]
-    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True)
+    killed = run("tests/worker.py", json.dumps([[what, *arguments(name, "killed")]]))
     assert killed.returncode == -signal.SIGKILL and checkpoint.steps("runs/killed") == [10], killed.stderr
     train.train(tiny(name, "killed"))
     assert_same_run("whole", "killed")
 
 
-def test_sigterm_saves_at_the_step_boundary_and_exits_0_also_twice(work):
-    more = ("run.tokens=38400", "machine.save_every=1000", "run.eval_every=1000")           # 300 steps
+def test_sigterm_saves_at_the_step_boundary_and_exits_0_and_so_does_ctrl_c(work, capsys):
+    more = ("run.tokens=19200", "machine.save_every=1000", "run.eval_every=1000")           # 150 steps
     train.train(tiny("bloom", "whole", *more))
-    for _ in range(2):
-        command = [sys.executable, f"{ROOT}/train.py", *arguments("bloom", "stopped", *more)]
-        p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        for line in p.stdout:
-            if line.startswith("step ") and "norm" in line:
-                p.send_signal(signal.SIGTERM)
-                break
-        rest = p.stdout.read()
-        assert p.wait() == 0 and "stopped by SIGTERM" in rest, rest
-        assert 0 < checkpoint.steps("runs/stopped")[-1] < 300
-    train.train(tiny("bloom", "stopped", *more))
-    assert log("whole") == log("stopped")
-    assert_same_state("whole", "stopped", (300, 300))
+    command = [sys.executable, f"{ROOT}/train.py", *arguments("bloom", "r", *more)]
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in p.stdout:
+        if line.startswith("step ") and "norm" in line:
+            p.send_signal(signal.SIGTERM)
+            break
+    rest = p.stdout.read()
+    assert p.wait() == 0 and "stopped by SIGTERM" in rest and 0 < checkpoint.steps("runs/r")[-1] < 148, rest
+    train.train(tiny("bloom", "r", *more), after(step148=lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert checkpoint.steps("runs/r")[-1] == 149 and "stopped by SIGINT" in capsys.readouterr().out
+    train.train(tiny("bloom", "r", *more))
+    assert log("whole") == log("r")
+    assert_same_state("whole", "r", (150, 150))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "not done"])
-@pytest.mark.parametrize("part", ["model", "optimizer"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(work, capsys, damage, part):
+@pytest.mark.parametrize("part, harm", [("model", damage), ("optimizer", lambda path: damage(path, 100)),
+                                        ("model", os.remove), ("done", os.remove)])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(work, capsys, part, harm):
     train.train(tiny("bloom", "r"))
     want = state("runs/r")
-    folder = "runs/r/checkpoints/0000020"
-    path = f"{folder}/{part}/{os.listdir(f'{folder}/{part}')[0]}"
-    if damage == "not done":
-        os.remove(f"{folder}/done")
-    elif damage == "delete":
-        os.remove(path)
-    else:
-        with open(path, "rb+") as f:
-            f.seek(-100, os.SEEK_END)
-            byte = f.read(1)
-            f.seek(-1, os.SEEK_CUR)
-            f.write(bytes([byte[0] ^ 1]))
-            if damage == "truncate":
-                f.truncate()
+    path = f"runs/r/checkpoints/0000020/{part}"
+    if part != "done":
+        path = f"{path}/{os.listdir(path)[0]}"
+    harm(path)
     capsys.readouterr()
     train.train(tiny("bloom", "r"))
     out = capsys.readouterr().out
     assert "continuing runs/r after step 10" in out
-    assert damage == "not done" or path in out and "using the one before it" in out
+    assert part == "done" or f"checkpoint 20 is damaged, using the one before it: {path} is missing" in out
     assert all(torch.equal(t, want[k]) for k, t in state("runs/r").items())
 
 
@@ -128,11 +102,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_good_one(work):
     must stay."""
     train.train(tiny("bloom", "r", "run.eval_every=1000"))
     folder = "runs/r/checkpoints/0000020/model"
-    with open(f"{folder}/{os.listdir(folder)[0]}", "rb+") as f:
-        f.truncate(100)
-
-    def ask(training):
-        open("runs/r/stop", "w").close()
+    damage(f"{folder}/{os.listdir(folder)[0]}")
     train.train(tiny("bloom", "r", "machine.keep=1", "run.eval_every=1000"), after(step14=ask))
     assert checkpoint.steps("runs/r") == [15, 20]
 
@@ -141,23 +111,15 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(work):
     for step in range(1, 7):
         os.makedirs(f"runs/r/checkpoints/{step:07d}")
         open(f"runs/r/checkpoints/{step:07d}/done", "w").close()
+    os.makedirs("runs/r/checkpoints/0000000")
     checkpoint.prune("runs/r", 2, {2: 5.0, 3: 4.0, 4: math.nan, 5: 4.5}, 5)
-    assert checkpoint.steps("runs/r") == [3, 4, 5,
-                                          6], "6 is none of the newest: the run went on from one before it"
+    assert checkpoint.steps("runs/r") == [3, 4, 5, 6], "6 is damaged: the run went on from one before it"
+    assert len(os.listdir("runs/r/checkpoints")) == 4, "what was half saved is gone too"
     checkpoint.prune("runs/r", 2, {3: 4.0, 4: math.nan}, 6)
     assert checkpoint.steps("runs/r") == [3, 5, 6], "a loss that is no number is not the best"
 
 
 # ---- the recipe ----
-
-@BOTH
-def test_micro_batches_do_not_change_the_result(work, name):
-    for micro in (1, 4):
-        train.train(tiny(name, f"m{micro}", f"machine.micro={micro}"))
-    for a, b in zip(log("m1"), log("m4")):
-        if "loss" in a:
-            assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["rows"] == b["rows"]
-
 
 def test_the_loss_goes_down_and_twice_is_the_same(work):
     """A golden toy run: from about ln 512 = 6.2 at the start to clearly less."""
@@ -198,13 +160,11 @@ def test_one_step_is_adamw_on_the_clipped_mean_gradient(work):
 def test_flops_per_token_by_hand():
     """6 per weight in a product; scores and their use: 2 x 2 x C x T forward, three times that with
     backward."""
-    llama = config.load(f"{ROOT}/configs/llama.py",
-                        ["model.vocab=131", "model.layers=2", "model.dim=32", "model.context=48"])
-    bloom = config.load(f"{ROOT}/configs/bloom.py",
-                        ["model.vocab=131", "model.layers=2", "model.dim=32", "model.context=48"])
     scores = 12 * 2 * 32 * 48
-    assert train.flops_per_token(llama.model, 10_000) == 6 * (10_000 - 131 * 32) + scores
-    assert train.flops_per_token(bloom.model, 10_000) == 6 * 10_000 + scores, "a tied one multiplies"
+    for name, weights in (("llama", 10_000 - 131 * 32), ("bloom", 10_000)):     # a tied embedding multiplies
+        settings = ["model.vocab=131", "model.layers=2", "model.dim=32", "model.context=48"]
+        cfg = config.load(f"{ROOT}/configs/{name}.py", settings)
+        assert train.flops_per_token(cfg.model, 10_000) == 6 * weights + scores
 
 
 def test_the_loss_mixed_as_the_rows_is_the_sources_losses_by_their_shares(work):
@@ -227,13 +187,12 @@ def test_compiled_blocks_give_the_losses_of_eager_ones(work, name):
             assert "loss" not in a or a["loss"] == pytest.approx(b["loss"], abs=1e-4)
 
 
-def test_without_a_compiler_the_run_says_so_and_goes_on(work):
-    """A compiler that does not exist: torch asks for the one that CXX names."""
-    environment = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(work / "empty")}
-    done = run("train.py", *arguments("bloom", "r", "machine.compile=true", "run.tokens=128"),
-               env=environment)
-    assert done.returncode == 0, done
-    assert done.stderr.count("compile: not possible here, going on without (") == 1
+def test_without_a_compiler_the_run_says_so_and_goes_on(work, monkeypatch, capsys):
+    def fail(function):
+        raise RuntimeError("no C++ compiler")
+    monkeypatch.setattr(torch, "compile", fail)
+    train.train(tiny("bloom", "r", "machine.compile=true", "run.tokens=128"))
+    assert "compile: not possible here, going on without (no C++ compiler)" in capsys.readouterr().err
     assert log("r")[-1]["step"] == 1
 
 
@@ -249,51 +208,36 @@ def test_a_run_begins_with_the_weights_of_another_and_a_schedule_of_its_own(work
     assert checkpoint.open_run("runs/second").shape.mlp_dim == 40, "the shape is that of the other run too"
     last = next(r["val"] for r in log("first") if r["step"] == 20 and "val" in r)
     assert records[0]["val"] == last and records[1]["lr"] == pytest.approx(1e-4 * 128 / 512)
-
-    def ask(training):
-        open("runs/third/stop", "w").close()
     # stopped and continued it goes on from its own checkpoint, not from the other run's weights
-    train.train(tiny(name, "third", *settings), after(step4=ask))
-    assert checkpoint.steps("runs/third") == [5]
-    train.train(tiny(name, "third", *settings))
-    assert_same_state("second", "third", (10, 10))
-
-
-def test_context_and_init_std_of_a_run_that_begins_with_another_are_its_own(work):
-    train.train(tiny("bloom", "first", "run.tokens=128"))
-    cfg = tiny("bloom", "r", "run.tokens=128", "model.context=16", "model.init_std=0.5",
-               "init_from=runs/first")
-    assert (cfg.model.context, cfg.model.init_std) == (16, 0.5)
-    train.train(cfg)
+    train.train(tiny(name, "r", *settings), after(step4=ask))
+    assert checkpoint.steps("runs/r") == [5]
+    train.train(tiny(name, "r", *settings))
+    assert_same_state("second", "r", (10, 10))
 
 
 def test_a_run_that_cannot_begin_with_another_s_weights_says_why(work):
     train.train(tiny("bloom", "first", "run.tokens=128"))
 
-    def refused(words, *more):
+    def refused(words, *more, name="r"):
         with pytest.raises(ValueError, match=words):
-            train.train(tiny("bloom", "r", *more))
+            train.train(tiny("bloom", name, *more))
     refused("runs/none is not a run.*convert.py import makes one of a Hugging Face folder",
             "init_from=runs/none")
-    refused("holds a model with position=alibi, model.position=none is another one", "init_from=runs/first",
+    refused("holds a model with position=alibi, not none; leave model.position away", "init_from=runs/first",
             "model.position=none")
     refused("another tokenizer than that of runs/first.*--tokenizer runs/first/tokenizer",
-            "init_from=runs/first",
-            "data.name=tiny-sp")
-    train.train(tiny("bloom", "r", "init_from=runs/first/", "run.tokens=128", "model.context=16"))
-    refused("init_from=runs/first, now it is None", "run.tokens=256", "model.context=16")
+            "init_from=runs/first", "data.name=tiny-sp")
+    own = ["model.context=16", "model.init_std=0.5"]                # these two may differ
+    train.train(tiny("bloom", "r", "init_from=runs/first/", "run.tokens=128", *own))
+    refused("init_from=runs/first, now it is None", "run.tokens=256", *own)
     os.rename("runs/first", "runs/gone")            # the run has begun: the other may be gone
-    train.train(tiny("bloom", "r", "init_from=runs/first", "run.tokens=256", "model.context=16"))
+    train.train(tiny("bloom", "r", "init_from=runs/first", "run.tokens=256", *own))
     assert log("r")[-1]["step"] == 4
-    os.rename("runs/gone", "runs/first")
-    os.rename("runs/first/checkpoints", "runs/first/gone")
-    with pytest.raises(ValueError, match="has no checkpoint yet"):
-        train.train(tiny("bloom", "s", "init_from=runs/first"))
-    facts = config.read_json("runs/first/config.json")
-    config.write_json("runs/first/config.json", {**facts, "imported": {"from": "x", "eos": [2]}})
-    with pytest.raises(ValueError,
-                       match="is an imported model; train.py goes on from it with init_from=runs/first"):
-        train.train(tiny("bloom", "first"))
+    facts = config.read_json("runs/gone/config.json")
+    config.write_json("runs/gone/config.json", {**facts, "imported": {"from": "x", "eos": [2]}})
+    refused("is an imported model.*; init_from=runs/gone and another run.name go on from it", name="gone")
+    shutil.rmtree("runs/gone/checkpoints")
+    refused("has no checkpoint yet", "init_from=runs/gone", name="s")
 
 
 # ---- the record of a run is what was trained ----
@@ -307,9 +251,8 @@ def test_a_finished_run_is_not_trained_again(work, capsys):
 
 
 @pytest.mark.parametrize("setting, words", [
-    ("optim.lr=1e-2", "trained with optim.lr=0.004, now it is 0.01: a run keeps its recipe; use another"),
-    ("model.dim=48", "model.dim=24"), ("run.seed=7", "run.seed=42"), ("optim.clip=0.5", "optim.clip=1.0"),
-    ("run.tokens=1280", "run.tokens=2560, now it is 1280.*or a larger run.tokens"),
+    ("optim.lr=1e-2", "trained with optim.lr=0.004, now it is 0.01: a run keeps its recipe.*; use another"),
+    ("model.dim=48", "model.dim=24"), ("run.tokens=1280", "run.tokens=2560, now it is 1280.*may grow"),
     ("optim.decay=2560", "optim.decay=None"), ("data.weights={'en': 1, 'fr': 2}", "data.weights=None"),
     ("data.name=tiny-sp", "data/tiny-sp was made with another tokenizer than that of runs/r")])
 def test_a_changed_recipe_is_refused_and_the_record_stays(work, setting, words):
@@ -318,12 +261,6 @@ def test_a_changed_recipe_is_refused_and_the_record_stays(work, setting, words):
     with pytest.raises(ValueError, match=words):
         train.train(tiny("bloom", "r", setting))
     assert config.read_json("runs/r/config.json") == facts
-
-
-def test_data_that_is_made_another_way_is_the_same_data(work):
-    """machine.prepare only says how data/NAME is made; whether it is the same data is told by its bytes."""
-    train.train(tiny("bloom", "r", "run.tokens=1280", "machine.prepare=configs/data/a.py"))
-    train.train(tiny("bloom", "r", "run.tokens=1280", "machine.prepare=configs/data/b.py"))
 
 
 def test_a_longer_run_says_what_becomes_of_the_learning_rate(work, capsys):
@@ -340,8 +277,6 @@ def test_a_longer_run_says_what_becomes_of_the_learning_rate(work, capsys):
 
 
 def test_each_start_is_a_line_of_the_log_with_what_changed(work):
-    def ask(training):
-        open("runs/r/stop", "w").close()
     train.train(tiny("bloom", "r"), after(step11=ask))
     train.train(tiny("bloom", "r", "machine.micro=4"))
     starts = [r for r in checkpoint.open_run("runs/r").records() if "start" in r]
@@ -350,8 +285,6 @@ def test_each_start_is_a_line_of_the_log_with_what_changed(work):
 
 def test_runs_made_before_settings_of_the_machine_had_a_section_go_on(work):
     """Their config.json has these settings in `run` and `data`."""
-    def ask(training):
-        open("runs/r/stop", "w").close()
     train.train(tiny("bloom", "whole"))
     train.train(tiny("bloom", "r"), after(step11=ask))
     facts = config.read_json("runs/r/config.json")
@@ -366,12 +299,10 @@ def test_runs_made_before_settings_of_the_machine_had_a_section_go_on(work):
 def test_data_made_again_is_refused(own_data):
     train.train(tiny("bloom", "r"))
     manifest = config.read_json("data/tiny/manifest.json")
-    hashes = [source["train"]["sha256"] for source in manifest["sources"].values()]
     manifest["sources"]["en"]["train"]["sha256"] = "0" * 64
     config.write_json("data/tiny/manifest.json", manifest)
-    with pytest.raises(ValueError, match="runs/r was trained on other data than data/tiny holds now") as e:
+    with pytest.raises(ValueError, match="^runs/r was trained on other data than data/tiny holds now$"):
         train.train(tiny("bloom", "r"))
-    assert not any(digest in str(e.value) for digest in hashes), "two hashes would hide the sentence"
     manifest["tokenizer"]["fingerprint"] = "other"
     config.write_json("data/tiny/manifest.json", manifest)
     with pytest.raises(ValueError, match="another tokenizer than that of runs/r"):
@@ -392,43 +323,46 @@ class Infinite(torch.autograd.Function):
         return torch.full(ctx.shape, float("inf"))
 
 
-def poison(what, steps):
-    """A hook for train() that gives these steps a loss, or a gradient, that is not finite."""
-    def spoil(model, args, loss):
-        if not torch.is_grad_enabled():
-            return loss
-        return loss * float("nan") if what == "loss" else loss + Infinite.apply(model.embed.weight)
+def poison(what):
+    """A hook for train() that gives step n a what[n], "loss" or "gradient", that is not finite."""
     hooks = []
 
     def hook(training):
         while hooks:
             hooks.pop().remove()
-        if training.step + 1 in steps:
+        bad = what.get(training.step + 1)
+
+        def spoil(model, args, loss):
+            if not torch.is_grad_enabled():
+                return loss
+            return loss * math.nan if bad == "loss" else loss + Infinite.apply(model.embed.weight)
+        if bad:
             hooks.append(training.model.register_forward_hook(spoil))
     return hook
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_updates_nothing_and_is_counted(work, capsys, what):
-    train.train(tiny("bloom", "r", "machine.save_every=1", "machine.keep=20"), poison(what, [14, 15, 17]))
-    for step in range(12, 20):
-        a, b = state("runs/r", step), state("runs/r", step + 1)
+def test_a_step_that_is_not_finite_updates_nothing_and_is_counted(work, capsys):
+    bad = {4: "loss", 5: "loss", 7: "gradient"}
+    train.train(tiny("bloom", "r", "run.tokens=1280", "machine.save_every=1", "machine.keep=20"), poison(bad))
+    states = {step: state("runs/r", step) for step in range(2, 10)}
+    for step in range(3, 10):
+        a, b = states[step - 1], states[step]
         same = all(torch.equal(a[k], b[k]) for k in a)
-        assert same == (step + 1 in (14, 15, 17)), f"step {step + 1}: all change, or none does"
-    assert [r["step"] for r in log("r") if "skipped" in r] == [14, 15, 17] and log("r")[-1]["step"] == 20
-    assert config.read_json("runs/r/checkpoints/0000020/state.json")["skipped"] == [14, 15, 17]
+        assert same == (step in bad), f"step {step}: all change, or none does"
+    assert [r["step"] for r in log("r") if "skipped" in r] == [*bad] and log("r")[-1]["step"] == 10
+    assert config.read_json("runs/r/checkpoints/0000010/state.json")["skipped"] == [*bad]
     out = capsys.readouterr().out
-    assert "step     14/20   loss" in out and "Its rows begin with (source, epoch, window): ('" in out
+    assert "step      4/10   loss" in out and "Its rows begin with (source, epoch, window): ('" in out
 
 
 def test_three_such_steps_in_a_row_stop_the_run_also_over_a_restart(work):
     words = (r"step 11: loss nan.*3 steps in a row \(machine.bad_steps\).*last checkpoint is 10.*"
              "machine.skip_steps=9:12")
     with pytest.raises(ValueError, match=words):
-        train.train(tiny("bloom", "r"), poison("loss", [9, 10, 11]))
+        train.train(tiny("bloom", "r"), poison(dict.fromkeys([9, 10, 11], "loss")))
     assert checkpoint.steps("runs/r") == [10]
     with pytest.raises(ValueError, match="3 steps in a row"):
-        train.train(tiny("bloom", "r"), poison("loss", [11]))
+        train.train(tiny("bloom", "r"), poison({11: "loss"}))
 
 
 def test_skip_steps_leaves_out_exactly_those_rows(work):
@@ -440,42 +374,34 @@ def test_skip_steps_leaves_out_exactly_those_rows(work):
     assert plain[5] == left[5] and plain[8]["loss"] != left[8]["loss"]
     for step in plain.keys() - {6, 7}:
         assert plain[step]["lr"] == left[step]["lr"] and plain[step]["rows"] == left[step]["rows"]
-    train.train(tiny("bloom", "poisoned"), poison("loss", [6, 7]))
+    train.train(tiny("bloom", "poisoned"), poison({6: "loss", 7: "loss"}))
     assert_same_state("left", "poisoned")
 
 
 # ---- full disks, wrong settings ----
-
-def limit_files(size):
-    """An action: no file may grow beyond `size` bytes, as on a full disk; None takes the limit away."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return lambda training=None: resource.setrlimit(resource.RLIMIT_FSIZE, (size or hard, hard))
-
 
 def test_a_full_disk_during_a_save_is_a_warning_and_the_next_save_is_tried(work, capsys):
     train.train(tiny("bloom", "whole", "machine.save_every=5"))
     capsys.readouterr()
     try:
         train.train(tiny("bloom", "r", "machine.save_every=5"),
-                    after(step9=limit_files(500), step16=limit_files(None)))
+                    after(step9=lambda: limit_files(500), step16=lambda: limit_files(None)))
     finally:
-        limit_files(None)()
+        limit_files(None)
     out = capsys.readouterr().out
     assert out.count("warning: cannot save runs/r/checkpoints/00000") == 2 and "the run goes on" in out
     assert "cannot write runs/r/log.jsonl" in out
     assert sorted(os.listdir("runs/r/checkpoints")) == ["0000005", "0000020"]
     assert_same_state("whole", "r")
-    assert [r for r in log("whole") if not 9 < r["step"] < 17] == [r for r in log("r")
-                                                                   if not 9 < r["step"] < 17]
+    assert [r for r in log("whole") if not 9 < r["step"] < 17] == log("r")
 
 
 def test_a_last_save_that_fails_is_an_error(work, capsys):      # capsys: printing must not need a file
-    train.train(tiny("bloom", "r", "run.tokens=1280"))
     try:
         with pytest.raises(OSError, match="cannot save runs/r/checkpoints/0000020.*make room"):
-            train.train(tiny("bloom", "r"), after(step19=limit_files(500)))
+            train.train(tiny("bloom", "r"), after(step19=lambda: limit_files(500)))
     finally:
-        limit_files(None)()
+        limit_files(None)
     assert os.listdir("runs/r/checkpoints") == ["0000010"]
 
 
@@ -494,32 +420,25 @@ def test_settings_that_do_not_fit_the_data_or_the_machine_are_refused(work, mode
     assert not os.path.exists("runs/x")
 
 
-def test_damaged_data_is_refused_and_an_error_is_one_line_of_the_command(own_data):
+def test_damaged_data_is_refused(own_data):
     with open("data/tiny/tokens/en/train.bin", "ab") as f:
         f.write(b"xx")
-    done = run("train.py", *arguments("bloom", "x"))
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done
-    assert "train.bin has" in done.stderr and not os.path.exists("runs")
+    with pytest.raises(ValueError, match="train.bin has"):
+        train.train(tiny("bloom", "x"))
+    assert not os.path.exists("runs")
 
 
-def test_missing_data_is_prepared_by_the_recipe_of_that_name_only(work, capfd):
+def test_missing_data_is_prepared_by_the_recipe_of_that_name_only(work):
     """The recipe's own name must be data.name: with another name it is not what the user asked for."""
-    shutil.copytree("data", "copy")
     os.remove("data")
-    recipe = f"{work}/recipe.py"
-    with open(recipe, "w") as f:
+    with open("recipe.py", "w") as f:
         source = f"Source('fr', '{ROOT}/samples/stories/fr.txt', reader='stories')"
         f.write("from corpus.recipe import Corpus, Source, Tokenizer\n\n"
                 f"def config():\n    return Corpus('fresh', [{source}], Tokenizer('bpe', 400))\n")
     with pytest.raises(ValueError, match="no prepared data in data/other"):
-        train.train(tiny("bloom", "x", "data.name=other", f"machine.prepare={recipe}"))
-    train.train(tiny("bloom", "x", "data.name=fresh", "run.tokens=256", f"machine.prepare={recipe}"))
+        train.train(tiny("bloom", "x", "data.name=other", "machine.prepare=recipe.py"))
+    train.train(tiny("bloom", "x", "data.name=fresh", "run.tokens=256", "machine.prepare=recipe.py"))
     assert log("x")[-1]["step"] == 2
-
-
-def test_the_loop_is_a_story_of_at_most_60_lines():
-    import inspect
-    assert len(inspect.getsource(train.train).splitlines()) <= 60, "what surrounds it has names of its own"
 
 
 def test_json_log_lines_are_objects_with_a_step(work):

@@ -2,16 +2,15 @@
 
     torchrun --nproc_per_node=4 tests/worker.py '[["configs/bloom.py", "run.name=a"], ...]'
 
-Starting four processes takes seconds and a tiny run takes one, so the tests put what they want to run into
-one call. A run may begin with the name of something that shall happen to it: ["nan", "configs/bloom.py",
-...]. Each such function returns the hook that train() calls when the run has begun and after every step.
+Starting four processes takes seconds, so the tests put what they want to run into one call. A run may begin
+with what shall happen to it, and at which step: ["nan 4", "configs/bloom.py", ...]. These functions return
+the hook that train() calls when the run has begun and after every step.
 """
 import json
 import os
 import resource
 import signal
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -22,6 +21,38 @@ import parallel
 import train
 
 
+def limit_files(size):
+    """No file may grow beyond `size` bytes, as on a full disk; None takes the limit away."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size or hard, hard))
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_after(step):
+    return lambda training: training.step == step and kill()
+
+
+def kill_in_save(step):
+    """When all of the checkpoint but `done` is written."""
+    def opening(event, args):               # Python calls this whenever a file is opened
+        if event == "open" and str(args[0]).endswith(f"{step:07d}/done.new"):
+            kill()
+    sys.addaudithook(opening)
+    return lambda training: None
+
+
+def stop_after(step):
+    """SIGTERM to the last process in time to stop all of them after `step`."""
+    def after(training):
+        rank, world = parallel.place()
+        if rank == world - 1 and training.step == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return after
+
+
 def on_process_1(actions):
     """A hook that does actions[step](training) on process 1 after `step`."""
     def after(training):
@@ -30,70 +61,46 @@ def on_process_1(actions):
     return after
 
 
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def nan():
-    """The loss of step 4 is not a number, on process 1 only."""
+def nan(step):
+    """The loss of `step` is not a number, on process 1 only."""
     hooks = []
 
     def poison(training):
         hooks.append(training.model.register_forward_hook(lambda model, args, loss: loss * float("nan")))
-    return on_process_1({3: poison, 4: lambda training: hooks.pop().remove()})
+    return on_process_1({step - 1: poison, step: lambda training: hooks.pop().remove()})
 
 
-def full():
-    """Process 1 cannot write a file of more than 500 bytes while steps 4 and 5 run: the save of step 4 fails
-    there."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def limit(size):
-        return lambda training: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    return on_process_1({3: limit(500), 5: limit(hard)})
+def full(step):
+    """The disk of process 1 is full for `step` and the one after."""
+    return on_process_1({step - 1: lambda training: limit_files(500),
+                         step + 1: lambda training: limit_files(None)})
 
 
-def stopped():
-    """Process 1 is frozen after step 2."""
-    return on_process_1({2: lambda training: os.kill(os.getpid(), signal.SIGSTOP)})
-
-
-def stuck():
-    """Process 1 does not come back from step 2, as from a file system that hangs."""
-    return on_process_1({2: lambda training: time.sleep(1000)})
-
-
-def dies():
-    """kill -9 of process 1 after step 1; after a restart of process 0 in the save of step 4, when all but
-    `done` is written; after another restart of process 1 in the evaluation after step 6."""
+def dies(step):
+    """Process 0 is killed in the save of `step`. After a restart process 1 is frozen in the evaluation after
+    two more steps."""
     attempt, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
+    if (attempt, rank) == (0, 0):
+        return kill_in_save(step)
 
-    def opening(event, args):               # Python calls this whenever a file is opened
-        if event == "open" and str(args[0]).endswith("0000004/done.new"):
-            kill()
-    if (attempt, rank) == (1, 0):
-        sys.addaudithook(opening)
-
-    def evaluating(model, args):
+    def freeze(model, args):
         if not torch.is_grad_enabled():
-            kill()
-
-    def after(training):
-        if (attempt, rank, training.step) == (0, 1, 1):
-            kill()
-        if (attempt, rank, training.step) == (2, 1, 5):
-            training.model.register_forward_pre_hook(evaluating)
-    return after
+            os.kill(os.getpid(), signal.SIGSTOP)
+    if (attempt, rank) == (1, 1):
+        return on_process_1({step + 1: lambda training: training.model.register_forward_pre_hook(freeze)})
+    return lambda training: None
 
 
-HAPPENS = {f.__name__: f for f in (nan, full, stopped, stuck, dies)}
+HAPPENS = {f.__name__: f for f in (kill_after, kill_in_save, stop_after, nan, full, dies)}
 
 
-def main():
-    for args in json.loads(sys.argv[1]):
-        after = [HAPPENS[args.pop(0)]()] if args[0] in HAPPENS else []
-        train.train(train.load_config(args[0], args[1:]), *after)
+def train_all(runs):
+    for args in runs:
+        what, _, step = args[0].partition(" ")
+        hooks = [HAPPENS[what](int(step))] if step else []
+        path, *settings = args[len(hooks):]
+        train.train(train.load_config(path, settings), *hooks)
 
 
 if __name__ == "__main__":
-    config.command(lambda: parallel.alongside(main))
+    config.command(lambda: parallel.alongside(lambda: train_all(json.loads(sys.argv[1]))))
