@@ -31,8 +31,7 @@ class Unusable(ValueError):
 # ---- write ----
 
 def moments(model, optimizer):
-    """AdamW's state as a flat {"name.exp_avg": tensor}, made if the optimizer has not stepped yet; loading
-    fills it in place."""
+    """AdamW's state as a flat {"name.exp_avg": tensor}, made if missing: loading fills it in place."""
     flat = {}
     for name, p in parallel.parameters(model).items():
         state = optimizer.state[p]
@@ -147,8 +146,8 @@ def load(folder, model, optimizer=None):
 
 
 def newest(run, model, optimizer=None, step=None, say=print):
-    """Load checkpoint `step`, or the newest one that is whole, naming each one passed over. Returns its
-    state, or None if there is none."""
+    """Load checkpoint `step`, or the newest whole one, naming each one passed over; returns its state or
+    None."""
     there = steps(run)
     if step is not None:
         if step not in there:
@@ -182,8 +181,7 @@ def read_log(path, upto=math.inf):
 
 
 class Log:
-    """runs/NAME/log.jsonl, one object per line. Lines after step `step` are cut off: they will be written
-    again."""
+    """runs/NAME/log.jsonl, one object per line. Lines after step `step` are cut off."""
     def __init__(self, run, step):
         self.path = f"{run}/log.jsonl"
         self.records = read_log(self.path, step)
@@ -221,7 +219,7 @@ class RunFolder:
     imported: dict | None       # where a model comes from that convert.py imported; None: train.py made it
 
     def settings(self):
-        """The config.Config it was trained with. Settings that had other names then keep their defaults."""
+        """The config.Config it was trained with, unknown names left out."""
         if self.imported:
             raise ValueError(f"{self.path} is an imported model: it does not say how it was trained; "
                              f"init_from={self.path} and another run.name go on from it")
@@ -239,12 +237,12 @@ class RunFolder:
         return steps(self.path)
 
     def check_data(self, manifest, folder):
-        """Stop if data folder `folder` with this manifest is not what the run was trained on, to the byte."""
+        """Stop if data folder `folder` is not, to the byte, what the run was trained on."""
         if hashes(manifest) != self.facts.get("data_sha256"):
             raise ValueError(f"{self.path} was trained on other data than {folder} holds now")
 
     def check_tokenizer(self, facts, folder):
-        """Stop if data folder `folder`, whose manifest has `facts` of its tokenizer, has other tokens."""
+        """Stop if data folder `folder`, by the `facts` of its tokenizer, has other tokens."""
         if facts != self.facts["tokenizer"]:
             raise ValueError(f"{folder} was made with another tokenizer than that of {self.path}; prepare it "
                              f"with --tokenizer {self.path}/tokenizer")

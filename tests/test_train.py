@@ -242,25 +242,20 @@ def test_a_run_that_cannot_begin_with_another_s_weights_says_why(work):
 
 # ---- the record of a run is what was trained ----
 
-def test_a_finished_run_is_not_trained_again(work, capsys):
+def test_a_finished_run_is_not_trained_again_and_keeps_its_recipe(work, capsys):
     train.train(tiny("bloom", "r"))
     capsys.readouterr()
-    before = log("r")
+    before, facts = log("r"), config.read_json("runs/r/config.json")
     train.train(tiny("bloom", "r"))
-    assert "runs/r is complete: 20 steps, validation loss" in capsys.readouterr().out and log("r") == before
-
-
-@pytest.mark.parametrize("setting, words", [
-    ("optim.lr=1e-2", "trained with optim.lr=0.004, now it is 0.01: a run keeps its recipe.*; use another"),
-    ("model.dim=48", "model.dim=24"), ("run.tokens=1280", "run.tokens=2560, now it is 1280.*may grow"),
-    ("optim.decay=2560", "optim.decay=None"), ("data.weights={'en': 1, 'fr': 2}", "data.weights=None"),
-    ("data.name=tiny-sp", "data/tiny-sp was made with another tokenizer than that of runs/r")])
-def test_a_changed_recipe_is_refused_and_the_record_stays(work, setting, words):
-    train.train(tiny("bloom", "r"))
-    facts = config.read_json("runs/r/config.json")
-    with pytest.raises(ValueError, match=words):
-        train.train(tiny("bloom", "r", setting))
-    assert config.read_json("runs/r/config.json") == facts
+    assert "runs/r is complete: 20 steps, validation loss" in capsys.readouterr().out
+    for setting, words in (
+            ("optim.lr=1e-2", "with optim.lr=0.004, now it is 0.01: a run keeps its recipe.*; use another"),
+            ("model.dim=48", "model.dim=24"), ("run.tokens=1280", "tokens=2560, now it is 1280.*may grow"),
+            ("optim.decay=2560", "optim.decay=None"), ("data.weights={'en': 1, 'fr': 2}", "weights=None"),
+            ("data.name=tiny-sp", "data/tiny-sp was made with another tokenizer than that of runs/r")):
+        with pytest.raises(ValueError, match=words):
+            train.train(tiny("bloom", "r", setting))
+    assert log("r") == before and config.read_json("runs/r/config.json") == facts
 
 
 def test_a_longer_run_says_what_becomes_of_the_learning_rate(work, capsys):
@@ -406,10 +401,8 @@ def test_a_last_save_that_fails_is_an_error(work, capsys):      # capsys: printi
 
 
 @pytest.mark.parametrize("model, settings, words", [
-    ("bloom", ["size=9b"], "unknown size '9b'"), ("bloom", ["optim.lrr=1"], "did you mean 'optim.lr'"),
     ("bloom", ["data.name=nothing"], "no prepared data in data/nothing"),
-    ("bloom", ["model.context=100000"], "training tokens.*100,001"),
-                                                    ("bloom", ["model.vocab=300"], "500 entries"),
+    ("bloom", ["model.context=100000"], "100,001"), ("bloom", ["model.vocab=300"], "500 entries"),
     ("llama", ["data.name=tiny", "data.weights={'de': 1}"], "data.weights names 'de'; data/tiny has en, fr"),
     ("bloom", ["machine.device=cuda"], "device cuda: this machine has none")])
 def test_settings_that_do_not_fit_the_data_or_the_machine_are_refused(work, model, settings, words):
@@ -441,10 +434,8 @@ def test_missing_data_is_prepared_by_the_recipe_of_that_name_only(work):
     assert log("x")[-1]["step"] == 2
 
 
-def test_json_log_lines_are_objects_with_a_step(work):
+def test_a_broken_line_of_the_log_is_named(work):
     train.train(tiny("bloom", "r", "run.tokens=1280"))
-    with open("runs/r/log.jsonl") as f:
-        assert all("step" in json.loads(line) for line in f)
     with open("runs/r/log.jsonl", "a") as f:
         f.write("{broken}\n")
     with pytest.raises(ValueError, match="log.jsonl, line .* is not a record"):

@@ -14,8 +14,6 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import torch
-
 import config
 import parallel
 import train
@@ -36,11 +34,12 @@ def kill_after(step):
 
 
 def kill_in_save(step):
-    """When all of the checkpoint but `done` is written."""
+    """kill -9 of process 0 when all of the checkpoint but `done` is written, at the first start only."""
     def opening(event, args):               # Python calls this whenever a file is opened
         if event == "open" and str(args[0]).endswith(f"{step:07d}/done.new"):
             kill()
-    sys.addaudithook(opening)
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" and os.environ.get("RANK", "0") == "0":
+        sys.addaudithook(opening)
     return lambda training: None
 
 
@@ -76,22 +75,17 @@ def full(step):
                          step + 1: lambda training: limit_files(None)})
 
 
-def dies(step):
-    """Process 0 is killed in the save of `step`. After a restart process 1 is frozen in the evaluation after
-    two more steps."""
-    attempt, rank = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), int(os.environ["RANK"])
-    if (attempt, rank) == (0, 0):
-        return kill_in_save(step)
-
-    def freeze(model, args):
-        if not torch.is_grad_enabled():
-            os.kill(os.getpid(), signal.SIGSTOP)
-    if (attempt, rank) == (1, 1):
-        return on_process_1({step + 1: lambda training: training.model.register_forward_pre_hook(freeze)})
-    return lambda training: None
+def freeze(step):
+    """Process 1 is frozen after `step`. Watch is impatient from then on: a start may be slow."""
+    def after(training):
+        if training.step == step:
+            parallel.watch.timeout, parallel.watch.every = 3, 0.5
+            if parallel.place()[0] == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+    return after
 
 
-HAPPENS = {f.__name__: f for f in (kill_after, kill_in_save, stop_after, nan, full, dies)}
+HAPPENS = {f.__name__: f for f in (kill_after, kill_in_save, stop_after, nan, full, freeze)}
 
 
 def train_all(runs):
