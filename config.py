@@ -177,8 +177,14 @@ def fit(value, kind):
         return int(value)
     elif type(value) is kind:               # str, bool, None, a dataclass; True is not an int here
         return value
-    words = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
-    raise TypeError(f"must be one of {', '.join(inside)}" if origin is Literal else f"must be {words}")
+    raise TypeError(f"{value!r} is not of type {in_words(kind)}")
+
+
+def in_words(kind):
+    """in_words(int | None) -> "int | None"; in_words(Literal["a", "b"]) -> "one of a, b" """
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(typing.get_args(kind))}"
+    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def parse(text, kind, key):
@@ -186,22 +192,19 @@ def parse(text, kind, key):
     value = text
     with contextlib.suppress(ValueError, SyntaxError):
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
-    with contextlib.suppress(TypeError):
-        return fit(value, kind)
-    try:
-        return fit(text, kind)              # "123" is a fine name of a run
-    except TypeError as e:
-        raise ValueError(f"{key}={text}: it {e}") from None
+    for candidate in (value, text):         # "123" is a fine name of a run
+        with contextlib.suppress(TypeError):
+            return fit(candidate, kind)
+    raise ValueError(f"{key}={text}: it must be {in_words(kind)}")
 
 
 def check_types(cfg, name):
     """Stop a dataclass, called `name`, that holds a value of another type than it says."""
     for key, kind in typing.get_type_hints(type(cfg)).items():
-        value = getattr(cfg, key)
         try:
-            fit(value, kind)
-        except TypeError as e:
-            raise ValueError(f"{name}: {key}={value!r} {e}") from None
+            fit(getattr(cfg, key), kind)
+        except TypeError:
+            raise ValueError(f"{name}: {key}={getattr(cfg, key)!r} must be {in_words(kind)}") from None
 
 
 MAY_BE_ZERO = ("seed", "min_lr", "warmup", "weight_decay")
