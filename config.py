@@ -81,8 +81,10 @@ class Machine:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     micro: int = 1                      # rows per forward pass
-    recompute: bool = False             # keep only the blocks' inputs for the backward pass
-    compile: bool = False               # torch.compile each block
+    # what is computed again in the backward pass instead of kept: all of a block, or what is cheap in it
+    recompute: Literal[False, "cheap", True] = False
+    compile: Literal["auto", True, False] = "auto"      # torch.compile each block; auto: if the run is long
+    stream: Literal["float32", "bfloat16"] = "float32"  # the sum that every block adds to
     shard: int | None = None            # processes that share one copy of the state; None: all of them
     timeout: int = 600                  # seconds without progress until the processes end
     prepare: str | None = None          # what makes data/NAME: a data config and settings for prepare.py
@@ -183,7 +185,7 @@ def fit(value, kind):
 def in_words(kind):
     """in_words(int | None) -> "int | None"; in_words(Literal["a", "b"]) -> "one of a, b" """
     if typing.get_origin(kind) is Literal:
-        return f"one of {', '.join(typing.get_args(kind))}"
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     return kind.__name__ if isinstance(kind, type) else str(kind)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model import Cache, alibi, rope
+from model import Cache, rope
 
 SINKS = 4       # first tokens of a text, which are never forgotten
 FIRST = 512     # likeliest tokens, looked at first: to sort 32,000 takes longer than a small model's step
@@ -29,33 +29,33 @@ class Draw:
     penalty: float = 1.0        # above 1, tokens of the text so far are less likely (Keskar et al. 2019)
 
 
-def candidates(logits, draw, seen=()):
-    """(p, ids) of the tokens that may follow logits (V,). `seen` are the ids of the text so far."""
-    if draw.penalty != 1 and len(seen):
-        seen = torch.tensor(seen)
-        score = logits[seen]
-        logits = logits.clone()     # a negative score is multiplied, or the token would become likelier
-        logits[seen] = torch.where(score > 0, score / draw.penalty, score * draw.penalty)
+def candidates(logits, draw, seen=None):
+    """(p, ids), both (R, N), of the tokens that may follow logits (R, V): p is 0 for those left out. `seen`
+    (R, V) is True for the tokens of the text so far."""
+    if seen is not None:            # a negative score is multiplied, or the token would become likelier
+        less = torch.where(logits > 0, logits / draw.penalty, logits * draw.penalty)
+        logits = torch.where(seen, less, logits)
     if draw.temperature < 1e-6:     # float32 cannot divide by much less
-        return torch.ones(1), logits.argmax().view(1)
-    all_p = ((logits - logits.max()) / draw.temperature).softmax(-1)
+        ids = logits.argmax(-1, keepdim=True)
+        return torch.ones_like(ids, dtype=torch.float32), ids
+    all_p = ((logits - logits.amax(-1, keepdim=True)) / draw.temperature).softmax(-1)
     if draw.top_k is None and draw.top_p == 1 and draw.min_p == 0:
-        return all_p, torch.arange(len(all_p))
-    p, ids = all_p.topk(min(draw.top_k or FIRST, len(all_p)))       # the likeliest first
+        return all_p, torch.arange(all_p.shape[1], device=logits.device).expand_as(all_p)
+    p, ids = all_p.topk(min(draw.top_k or FIRST, all_p.shape[1]))           # the likeliest first
     if draw.top_k:
-        p = p / p.sum()
-    elif p.sum() < draw.top_p and p[-1] >= draw.min_p * p[0]:       # more than the FIRST may follow
-        p, ids = all_p.sort(descending=True)
-    keep = (p.cumsum(-1) - p < draw.top_p) & (p >= draw.min_p * p[0])       # the likeliest always
-    return p[keep] / p[keep].sum(), ids[keep]
+        p = p / p.sum(-1, keepdim=True)
+    elif logits.is_cuda or ((p.sum(-1) < draw.top_p) & (p[:, -1] >= draw.min_p * p[:, 0])).any():
+        p, ids = all_p.sort(descending=True)            # more than the FIRST may follow; a GPU does not ask
+    keep = (p.cumsum(-1) - p < draw.top_p) & (p >= draw.min_p * p[:, :1])   # the likeliest always
+    return p * keep, ids
 
 
-def choose(logits, draw, generator, seen=()):
-    """One id, drawn from candidates()."""
+def choose(logits, draw, u, seen=None):
+    """Ids (R,), drawn from candidates(); u (R,) are random numbers from 0 to 1, in float64."""
     p, ids = candidates(logits, draw, seen)
     reach = p.double().cumsum(-1)
-    u = torch.rand(1, generator=generator, dtype=torch.float64) * reach[-1]
-    return int(ids[torch.searchsorted(reach, u, right=True).clamp(max=len(ids) - 1)])
+    at = torch.searchsorted(reach, (u * reach[:, -1]).unsqueeze(1), right=True)
+    return ids.gather(1, at.clamp(max=ids.shape[1] - 1)).squeeze(1)
 
 
 # ---- the cache ----
@@ -71,21 +71,12 @@ def copy_rows(cache, index, S):
     return new
 
 
-def move(k, was, now, cfg):
-    """Kept keys k (R, heads, T, width) as they are at positions `now` (R, T) instead of `was`."""
-    if cfg.position == "rope":          # they are turned by their position: turn them on by the difference
-        return rope(k, now - was, cfg.theta)
-    if cfg.position == "alibi":         # slope * position is in their last coordinates: write those anew
-        k = k[..., :cfg.dim // cfg.heads]
-        return alibi(k, k, k, now)[1]
-    return k
-
-
 def slide(cache, m):
     """Forget the middle of each text: its first SINKS and last `m` tokens stay.
 
-    What stays gets the positions it would have if nothing had been between. Heads that look for nothing look
-    at the first tokens; without them a model fails (Xiao et al. 2023). Padding goes first.
+    What stays gets the positions it would have if nothing had been between: keys that RoPE has turned by
+    their position are turned on by the difference. Heads that look for nothing look at the first tokens;
+    without them a model fails (Xiao et al. 2023). Padding goes first.
     """
     n = SINKS + m
     gone = cache.n - n
@@ -99,10 +90,10 @@ def slide(cache, m):
     was, now = old - pad, i - left
     index = old[:, None, :, None]
     for keys, values in zip(cache.k, cache.v):      # of one layer: (R, heads, S, width)
-        keys[:, :, :n] = move(keys.take_along_dim(index, 2), was, now, cache.cfg)
+        kept = keys.take_along_dim(index, 2)
+        keys[:, :, :n] = rope(kept, now - was, cache.cfg.theta) if cache.cfg.position == "rope" else kept
         values[:, :, :n] = values.take_along_dim(index, 2)
-    cache.n = n
-    cache.pad = left.squeeze(1) if left.any() else None
+    cache.n, cache.pad = n, left.squeeze(1)
 
 
 def read(model, cache, ids):
@@ -114,7 +105,7 @@ def read(model, cache, ids):
         if cache.n + part.shape[1] > S:
             slide(cache, S // 2)
         logits = model(part, cache=cache, last=True)[:, -1]
-    return logits.float().cpu()
+    return logits.float()
 
 
 def cache_limit(cfg, wanted, window=None):
@@ -131,14 +122,33 @@ def cache_limit(cfg, wanted, window=None):
 
 # ---- a batch ----
 
+def uniform(generators, n):
+    """(R, n) random numbers from 0 to 1, each row from its own generator."""
+    return torch.stack([torch.rand(n, generator=g, dtype=torch.float64) for g in generators])
+
+
+def one_by_one(model, cache, logits, tokens, vocab, draw, generators, seen):
+    """Yield (ids, logits (R, vocab) that they were drawn from) for each of `tokens` steps."""
+    for n in range(tokens):
+        own = logits[:, :vocab].cpu()       # the embedding may have more rows: they mean nothing
+        ids = choose(own, draw, uniform(generators, 1)[:, 0], seen)
+        yield ids.tolist(), own
+        if n + 1 < tokens:
+            if seen is not None:
+                seen.scatter_(1, ids.unsqueeze(1), True)
+            logits = read(model, cache, ids.unsqueeze(1).to(logits.device))
+
+
 @torch.inference_mode()
-def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, window=None, ended=()):
+def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, window=None, ended=(),
+             steps=one_by_one):
     """Yield (row, id, logits (V,)) for each token drawn after `prompts`, lists of ids.
 
     row = prompt * samples + sample. A row ends at an id that ends a text, which is not yielded, or when the
     caller adds it to the set `ended`. Shorter prompts are padded on the left, and each row has a random
     generator of its own, so it gets the same text alone and in a batch. There are two exceptions: all rows
-    slide when the longest is full, and bfloat16 products of other sizes round differently.
+    slide when the longest is full, and bfloat16 products of other sizes round differently. `steps` is
+    one_by_one(), or a faster form of it that may leave out the logits.
     """
     weight, longest = model.embed.weight, max(map(len, prompts))
     S = min(cache_limit(model.cfg, longest + tokens, window), longest + tokens)
@@ -150,24 +160,25 @@ def generate(model, tokenizer, prompts, tokens, draw=Draw(), samples=1, seed=0, 
         raise ValueError(f"there is no memory for {len(prompts)} texts of {S:,} tokens; use fewer") from e
     logits = read(model, cache, ids)
     if samples > 1:                                     # a prompt is read once for all its samples
-        each = torch.arange(len(prompts)).repeat_interleave(samples)
-        cache, logits = copy_rows(cache, each.to(weight.device), S), logits[each]
-    rows = [list(p) for p in prompts for _ in range(samples)]
+        each = torch.arange(len(prompts), device=weight.device).repeat_interleave(samples)
+        cache, logits = copy_rows(cache, each, S), logits[each]
+    rows = [p for p in prompts for _ in range(samples)]
+    seen = None
+    if draw.penalty != 1:
+        seen = torch.zeros(len(rows), tokenizer.vocab, dtype=torch.bool)
+        for row, p in zip(seen, rows):
+            row[list(p)] = True
     generators = [torch.Generator().manual_seed(seed + r % samples) for r in range(len(rows))]
     going = set(range(len(rows)))
-    for n in range(tokens):
+    for ids, logits in steps(model, cache, logits, tokens, tokenizer.vocab, draw, generators, seen):
         for r in sorted(going):
-            own = logits[r, :tokenizer.vocab]           # the embedding may have more rows: they mean nothing
-            i = choose(own, draw, generators[r], rows[r])
-            rows[r].append(i)
-            if i in tokenizer.ends:
+            if ids[r] in tokenizer.ends:
                 going.discard(r)
             else:
-                yield r, i, own
+                yield r, ids[r], logits[r] if logits is not None else None
         going.difference_update(ended)
-        if not going or n + 1 == tokens:
+        if not going:
             return
-        logits = read(model, cache, torch.tensor([row[-1:] for row in rows], device=weight.device))
 
 
 # ---- text ----

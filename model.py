@@ -22,8 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-LOGITS = 2 ** 27        # float32 logits that the loss holds at once: 512 MiB; more are computed in chunks
-EXTRA = 8               # coordinates ALiBi adds to a head: three are used, kernels like multiples of 8
+LOGITS = 2 ** 27        # float32 logits that anybody should hold at once: 512 MiB
 DRAWS = 2 ** 20         # initial weights drawn at once: a block of rows, with a random generator of its own
 
 
@@ -65,65 +64,40 @@ def rope(x, pos, theta=10_000.0):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
 
 
-def alibi_slopes(H):
+def alibi_slopes(H, device=None):
     """(H,) one slope per head (ALiBi, section 3). H need not be a power of two: BLOOM has 112 heads.
 
     A power of two takes the geometric sequence from 2^(-8/H). Otherwise the heads left over take every
     other slope of the sequence twice as long. alibi_slopes(3) -> [1/16, 1/256, 1/4]
     """
     p = 2 ** math.floor(math.log2(H))
-    slopes = [2 ** (-8 * i / p) for i in range(1, p + 1)]
-    return torch.tensor(slopes + [2 ** (-4 * i / p) for i in range(1, 2 * (H - p), 2)])
+    powers = torch.cat((torch.arange(p, device=device) + 1.0, torch.arange(H - p, device=device) + 0.5))
+    return 2 ** (-8 / p * powers)
 
 
-def alibi(q, k, v, pos):
-    """q', k', v' with q'.k' = q.k + slope * j * sqrt(D) for a key at position j; `pos` (B or 1, T) are the
-    j's.
+def attention(q, k, v, pos, mask=None, slopes=None):
+    """softmax(q k^T / sqrt(D) + bias) v for q (B, H, T, D), k and v (B, K, S, D); K divides H.
 
-    ALiBi adds slope * (j - i) to the score of query i and key j. What is constant along a row of scores
-    does not change the softmax, so slope * j does the same. Here it is added by EXTRA more coordinates: 1
-    in each q, slope * j in each k. So no (H, T, S) mask is needed, and every fused causal kernel works as
-    it is. One bfloat16 number cannot tell the keys near position 2048 apart, so three coordinates hold
-    slope * j as a sum. v is padded to the same width. The factor sqrt(D) is there because attention()
-    divides the scores by it.
+    `pos` (B or 1, T) are the positions of the queries. A query sees a key where `mask` (B or 1, 1, T, S) is
+    True; no mask is causal: the queries are the last T of S. With `slopes` (H,) the bias is ALiBi's: slope *
+    (j - i) for key j and query i. In a row with left padding j is too large by the padding, for all its keys
+    alike: what is constant along a row of scores does not change the softmax.
     """
-    (B, H, T, D), K = q.shape, k.shape[1]
-    bias = alibi_slopes(H).to(q.device).view(1, H, 1) * pos.unsqueeze(1) * math.sqrt(D)
-    key = torch.zeros(B, H, T, EXTRA, device=q.device, dtype=q.dtype)
-    for i in range(3):
-        key[..., i] = bias
-        bias = bias - key[..., i].float()
-    query = torch.ones_like(key)
-    if K < H:           # key heads shared by query heads of different slopes: each query head gets its own
-        k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)
-    return torch.cat((q, query), -1), torch.cat((k, key), -1), F.pad(v, (0, EXTRA))
+    T, S, shared = q.shape[2], k.shape[2], q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+    key = torch.arange(S, device=q.device)
+    if mask is None:
+        mask = key <= key[S - T:].unsqueeze(1)
+    scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
+    if slopes is not None:
+        scores = scores + slopes.view(-1, 1, 1) * (key - pos.unsqueeze(-1)).unsqueeze(1)
+    return scores.masked_fill(~mask, -math.inf).softmax(-1).type_as(v) @ v
 
 
-def attention(q, k, v, mask=None, scale=None):
-    """softmax(q k^T * scale + mask) v for q (B, H, T, D), k and v (B, K, S, D). No scale means 1 / sqrt(D).
-
-    `mask` (B or 1, 1, T, S) is True where a query may look. No mask means causal; then T is S, or 1 for the
-    newest token.
-    """
-    causal = mask is None and q.shape[2] > 1
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=grouped)
-
-
-def cross_entropy(x, weight, targets, at_once=LOGITS):
+def cross_entropy(x, weight, targets):
     """Sum of -log softmax(x weight^T)[target], in nats, over the rows of x (n, C); targets (n,), -100: not
-    scored.
-
-    With BLOOM's 250,880 entries the logits of one row of 2048 tokens are 2 GiB in float32. If there are
-    more than `at_once`, they are computed chunk by chunk, and again in the backward pass.
-    """
-    def part(x, targets):
-        return F.cross_entropy(F.linear(x, weight).float(), targets, reduction="sum")
-    rows = max(1, at_once // len(weight))
-    if len(x) <= rows:
-        return part(x, targets)
-    chunks = zip(x.split(rows), targets.split(rows))
-    return sum(checkpoint(part, *chunk, use_reentrant=False) for chunk in chunks)
+    scored."""
+    return F.cross_entropy(F.linear(x, weight).float(), targets, reduction="sum")
 
 
 # ---- the modules: what holds weights ----
@@ -178,11 +152,12 @@ def mlp_width(kind, C):
 
 
 class Attention(nn.Module):
-    """H query heads and K key heads of width C // H. `position` is "alibi", "rope" or "none"."""
-    def __init__(self, C, H, K, bias, position, theta):
+    """H query heads and K key heads of width C // H. `position` is "alibi", "rope" or "none". `attend` is
+    attention(), or a faster form of it."""
+    def __init__(self, C, H, K, bias, position, theta, attend=attention):
         super().__init__()
         self.H, self.K, self.D = H, K, C // H
-        self.position, self.theta = position, theta
+        self.position, self.theta, self.attend = position, theta, attend
         self.qkv = nn.Linear(C, (H + 2 * K) * self.D, bias=bias)
         self.out = nn.Linear(C, C, bias=bias)
 
@@ -192,31 +167,33 @@ class Attention(nn.Module):
         q, k, v = qkv.split((self.H, self.K, self.K), 1)
         if self.position == "rope":
             q, k = rope(q, pos, self.theta), rope(k, pos, self.theta)
-        if self.position == "alibi":
-            q, k, v = alibi(q, k, v, pos)
         if past is not None:
-            keys, values, n = past
-            keys[:, :, n:n + T], values[:, :, n:n + T] = k, v
-            k, v = keys[:, :, :n + T], values[:, :, :n + T]                 # (B, K, S, D)
-        y = attention(q, k, v, mask, scale=self.D ** -0.5)
-        y = y[..., :self.D]                     # without the coordinates that alibi() adds
+            keys, values, columns, S = past
+            keys.index_copy_(2, columns, k)
+            values.index_copy_(2, columns, v)
+            k, v = keys[:, :, :S], values[:, :, :S]                         # (B, K, S, D)
+        slopes = alibi_slopes(self.H, x.device) if self.position == "alibi" else None
+        y = self.attend(q, k, v, pos, mask, slopes)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
-    """`recompute` keeps only the input for the backward pass and computes the rest again."""
-    def __init__(self, cfg, recompute=False):
+    """With `recompute` only the input is kept for the backward pass, the rest is computed again. It holds
+    arguments of torch.utils.checkpoint: a context_fn may keep some results all the same."""
+    def __init__(self, cfg, recompute=None, attend=attention):
         super().__init__()
         C, self.recompute = cfg.dim, recompute
         self.norm1 = NORM[cfg.norm](C, cfg.eps)
-        self.attn = Attention(C, cfg.heads, cfg.kv_heads or cfg.heads, cfg.bias, cfg.position, cfg.theta)
+        self.attn = Attention(C, cfg.heads, cfg.kv_heads or cfg.heads, cfg.bias, cfg.position, cfg.theta,
+                              attend)
         self.norm2 = NORM[cfg.norm](C, cfg.eps)
         self.mlp = MLP[cfg.mlp](C, cfg.mlp_dim or mlp_width(cfg.mlp, C), cfg.bias)
         self.attn.out.residual = self.mlp.down.residual = True      # init() scales what writes to the stream
 
     def forward(self, x, pos, mask=None, past=None):
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.compute, x, pos, mask, past, use_reentrant=False, preserve_rng_state=False)
+        if self.recompute is not None and torch.is_grad_enabled():
+            return checkpoint(self.compute, x, pos, mask, past, use_reentrant=False, preserve_rng_state=False,
+                              **self.recompute)
         return self.compute(x, pos, mask, past)
 
     def compute(self, x, pos, mask, past):                          # pre-norm, both papers
@@ -226,13 +203,17 @@ class Block(nn.Module):
 
 class Transformer(nn.Module):
     """Token ids to logits. `cfg` is a config.Model with `vocab` set. Build it under torch.device("meta"),
-    give it memory with to_empty(), fill it with init() or a checkpoint."""
-    def __init__(self, cfg, recompute=False):
+    give it memory with to_empty(), fill it with init() or a checkpoint.
+
+    `attend` and `loss` are attention() and cross_entropy(), or faster forms of them. `stream` is the dtype of
+    the sum that every block adds to.
+    """
+    def __init__(self, cfg, recompute=None, attend=attention, loss=cross_entropy, stream=torch.float32):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.cross_entropy, self.stream = cfg, loss, stream
         self.embed = nn.Embedding(cfg.vocab, cfg.dim)
         self.embed_norm = LayerNorm(cfg.dim, cfg.eps) if cfg.embed_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(cfg, recompute) for _ in range(cfg.layers))
+        self.blocks = nn.ModuleList(Block(cfg, recompute, attend) for _ in range(cfg.layers))
         self.norm = NORM[cfg.norm](cfg.dim, cfg.eps)
         self.head = None if cfg.tied else nn.Linear(cfg.dim, cfg.vocab, bias=False)
 
@@ -240,11 +221,11 @@ class Transformer(nn.Module):
         """(B, T) ids to (B, T, V) logits, or those of the `last` token. With targets (B, T): their summed
         loss."""
         T = ids.shape[1]
-        n = cache.n if cache else 0
-        pos, mask = places(n, T, cache.pad if cache else None, ids.device)
-        x = self.embed_norm(self.embed(ids)).float()                # the residual stream is float32
+        columns, S = cache.columns(T) if cache else (torch.arange(T, device=ids.device), T)
+        pos, mask = places(columns, S, cache.pad if cache else None)
+        x = self.embed_norm(self.embed(ids)).to(self.stream)
         for i, block in enumerate(self.blocks):
-            x = block(x, pos, mask, (cache.k[i], cache.v[i], n) if cache else None)
+            x = block(x, pos, mask, (cache.k[i], cache.v[i], columns, S) if cache else None)
         x = self.norm(x)
         if cache:
             cache.n += T
@@ -259,7 +240,7 @@ class Transformer(nn.Module):
         return F.linear(x, self.head_weight())
 
     def loss(self, x, targets):
-        return cross_entropy(x.flatten(0, 1), self.head_weight(), targets.flatten())
+        return self.cross_entropy(x.flatten(0, 1), self.head_weight(), targets.flatten())
 
 
 def count(model):
@@ -273,27 +254,28 @@ class Cache:
     """Keys and values of the `n` tokens seen, in memory for S tokens that is set aside once. `pad` (B,) is
     the number of tokens of left padding in each row, or None."""
     def __init__(self, cfg, B, S, pad=None, device=None, dtype=torch.float32):
-        K, D = cfg.kv_heads or cfg.heads, cfg.dim // cfg.heads
-        if cfg.position == "alibi":             # see alibi(): its coordinates, no shared key heads
-            K, D = cfg.heads, D + EXTRA
+        shape = cfg.layers, B, cfg.kv_heads or cfg.heads, S, cfg.dim // cfg.heads
         self.cfg, self.n, self.pad = cfg, 0, pad
-        self.k = torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype)
-        self.v = torch.empty(cfg.layers, B, K, S, D, device=device, dtype=dtype)
+        self.k = torch.empty(shape, device=device, dtype=dtype)
+        self.v = torch.empty(shape, device=device, dtype=dtype)
+
+    def columns(self, T):
+        """(the columns (T,) of T new tokens, number of columns that anybody looks at)"""
+        return torch.arange(self.n, self.n + T, device=self.k.device), self.n + T
 
 
-def places(n, T, pad, device):
-    """(pos, mask) of T new tokens behind `n` cached ones: their positions (B or 1, T), and which keys they
-    may see, (B or 1, 1, T, S). The mask is None where it is plainly causal, which fused kernels know
-    without a mask."""
-    pos = torch.arange(n, n + T, device=device).unsqueeze(0)
-    if pad is None and (n == 0 or T == 1):
+def places(columns, S, pad=None):
+    """(pos, mask) of the tokens in `columns` (T,) of S: their positions (B or 1, T), and which columns they
+    may see (B or 1, 1, T, S). No mask is plainly causal, which fast forms of attention() know without one."""
+    pos = columns.unsqueeze(0)
+    if pad is None and len(columns) == S:
         return pos, None
-    key, query = torch.arange(n + T, device=device), pos.unsqueeze(-1)              # (S,), (1, T, 1)
+    key, query = torch.arange(S, device=columns.device), columns.unsqueeze(1)       # (S,), (T, 1)
     mask = key <= query
     if pad is not None:
         mask = mask & (key >= pad.view(-1, 1, 1)) | (key == query)      # padding sees itself: no empty row
         pos = pos - pad.unsqueeze(1)
-    return pos, mask.unsqueeze(1)
+    return pos, mask.view(-1, 1, len(columns), S)
 
 
 # ---- the initial weights ----

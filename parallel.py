@@ -24,6 +24,11 @@ import torch.distributed as dist
 
 # ---- the device ----
 
+# dense bfloat16 FLOP/s, memory in GB as sold; from the data sheets
+GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 80), "H100": (989e12, 80),
+        "H200": (989e12, 141), "B200": (2250e12, 180)}
+
+
 def check_device(device):
     """`device`, "auto" is the fastest; a ValueError if this machine has none."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -47,15 +52,10 @@ def choose_device(machine):
     return device, torch.bfloat16 if bf16 else None, f"{name}, {'bfloat16' if bf16 else 'float32'} products"
 
 
-def can_compile(device):
-    """Whether torch.compile works here: it needs a C++ compiler, or Triton for a GPU. Says so if not."""
-    try:
-        torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
-        return True
-    except Exception as e:              # whatever it is, the program can do without
-        cause = " ".join(str(e).split())[:150]
-        print(f"compile: not possible here, going on without ({cause})", file=sys.stderr)
-        return False
+def peak(device):
+    """bfloat16 FLOP/s of this machine's GPU, or None if it is not known."""
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    return next((flops for gpu, (flops, *_) in GPUS.items() if gpu in name), None)
 
 
 # ---- start and end ----

@@ -13,76 +13,18 @@ its sample i is what --seed SEED+i gives. A line {"prompt": "..."} of JSON keeps
 import functools
 import itertools
 import json
-import math
 import os
 import sys
 import time
 
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-
-import checkpoint
 import config
-import parallel
-from generate import Draw, continuations
 
 
 def say(line):
     print(line, file=sys.stderr, flush=True)
 
 
-# ---- the same products, faster ----
-
-def linear(x, weight, bias=None):
-    """F.linear: x (..., C) times weight (N, C) transposed, made for the few rows of one step on a CPU.
-
-    To write a token is to read all weights from memory. F.linear reads with one core, at a fraction of the
-    memory's speed. All cores read if the product is cut into pieces, or compiled from a multiply and a sum.
-    """
-    rows = x.numel() // x.shape[-1]
-    if x.device.type == "cpu" and rows <= 8 and weight.dtype == torch.float32:
-        pieces = weight.view(math.gcd(len(weight), 16), -1, weight.shape[1])
-        y = torch.bmm(pieces, x.reshape(rows, -1).t().expand(len(pieces), -1, -1)).view(-1, rows).t()
-    elif x.device.type == "cpu" and rows == 1 and torch.compiler.is_compiling():
-        y = (weight.float() * x.reshape(-1).float()).sum(-1).type_as(weight)
-    else:
-        return F.linear(x, weight, bias)
-    y = y.reshape(*x.shape[:-1], len(weight))
-    return y if bias is None else y + bias
-
-
-class FastLinear(nn.Linear):
-    def forward(self, x):
-        return linear(x, self.weight, self.bias)
-
-
-def read_weights_fast(model):
-    """Let linear() make all products. Modules keep their weights and get another class, so all blocks run the
-    same code, and one compiled form serves them all."""
-    for m in model.modules():
-        if type(m) is nn.Linear:
-            m.__class__ = FastLinear
-    model.logits = functools.partial(linear, weight=model.head_weight())
-
-
-def stepwise(forward):
-    """`forward`, compiled for one token per row. A prompt is not: its end is a view."""
-    fast = torch.compile(forward)
-
-    def step(x, *rest):
-        one = x.shape[1] == 1 and not x.storage_offset()
-        return fast(x, *rest) if one else forward(x, *rest)
-    return step
-
-
-def compile_step(model):
-    """Compile what writes one token, when it is first used. The blocks are alike: one is compiled for all."""
-    torch._dynamo.config.recompile_limit = 64       # another number of rows, or padding, is another program
-    for part in model.blocks:
-        part.forward = stepwise(part.forward)
-    model.logits = stepwise(model.logits)
-
+# ---- prompts, a conversation, JSON lines: go_on(prompts) is continuations() with the settings ----
 
 def warm_up(go_on, prompts, samples):
     """Compile, by a few tokens that are thrown away. What is new later, as a batch of another size or a cache
@@ -93,8 +35,6 @@ def warm_up(go_on, prompts, samples):
         pass
     say(f"compiled in {time.perf_counter() - began:.1f} s")
 
-
-# ---- prompts, a conversation, JSON lines: go_on(prompts) is continuations() with the settings ----
 
 def speed(began, texts):
     n, seconds = sum(text.n for text in texts), time.perf_counter() - began
@@ -208,8 +148,7 @@ def read_options():
             ("window", number(16, 1e6), None, "keep so many tokens, the first 4 and the last, and go on"),
             ("step", number(0, 1e12), None, "of the checkpoint; None: the newest")):
         ap.add_argument(f"--{name}", type=kind, default=default, help=f"{what} (default: {default})")
-    ap.add_argument("--device", choices=["cpu", "cuda", "mps"], help="default: cuda if there, else cpu",
-                    default="cuda" if torch.cuda.is_available() else "cpu")
+    ap.add_argument("--device", choices=["cpu", "cuda", "mps"], help="default: cuda if there, else cpu")
     ap.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on cuda, or float32")
     ap.add_argument("--compile", action="store_true", help="compile for some 15 s, then write faster")
     args = ap.parse_args()
@@ -224,7 +163,13 @@ def read_options():
 
 def main():
     args = read_options()
-    device = parallel.check_device(args.device)
+    import torch  # here, because PyTorch takes seconds: --help and a wrong option need not wait for it
+
+    import checkpoint
+    import parallel
+    from fast import decode, forms
+    from generate import Draw, continuations
+    device = parallel.check_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
     at_once = max(1, args.batch // args.samples)
     if args.jsonl:
@@ -240,12 +185,13 @@ def main():
         prompts = args.prompt or [sys.stdin.read().removesuffix("\n")]
     folder = checkpoint.open_run(args.run)
     model, _ = folder.load(device, getattr(torch, dtype), args.step, say)
-    read_weights_fast(model)
+    decode.read_weights_fast(model)
     settings = {key: vars(args)[key] for key in ("tokens", "stops", "samples", "logprobs", "seed", "window")}
     draw = Draw(args.temperature, args.top_k, args.top_p, args.min_p, args.penalty)
-    go_on = functools.partial(continuations, model, folder.tokenizer(), draw=draw, **settings)
-    if args.compile and prompts and parallel.can_compile(device):
-        compile_step(model)
+    go_on = functools.partial(continuations, model, folder.tokenizer(), draw=draw,
+                              steps=decode.choose_steps(device, args.logprobs), **settings)
+    if args.compile and prompts and forms.can_compile(device):
+        decode.compile_step(model)
         warm_up(go_on, prompts, args.samples)
     if args.interactive:
         converse(go_on, args.turn)

@@ -12,6 +12,7 @@ Letters: B rows   T tokens
 """
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import shlex
@@ -26,13 +27,10 @@ import checkpoint
 import config
 import data
 import parallel
+from fast import forms
 from model import Transformer, count, init
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# dense bfloat16 FLOP/s, memory in GB as sold; from the data sheets
-GPUS = {"RTX 3090": (71e12, 24), "RTX 4090": (165e12, 24), "A100": (312e12, 40, 80), "H100": (989e12, 80),
-        "H200": (989e12, 141), "B200": (2250e12, 180)}
-
 
 # ---- the recipe ----
 
@@ -53,11 +51,16 @@ def adamw(model, o):
     return torch.optim.AdamW(groups, lr=o.lr, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
 
 
+def precision(device, dtype):
+    """A function that makes the context of a forward pass: products in `dtype`, sums and norms in float32."""
+    return functools.partial(torch.autocast, device, dtype) if dtype else contextlib.nullcontext
+
+
 def gradients(model, x, y, valid, micro, precision):
     """Forward and backward of the rows x, y (B, T) of this process; returns its part of the mean loss.
 
-    They are computed `micro` at a time. Losses are summed over the batch of all processes, then divided by
-    `valid`, the number of all its targets. So the result does not depend on how the batch is cut.
+    They are computed `micro` at a time. Losses are summed, then divided by `valid`, the number of targets in
+    the batch of all processes. So the result does not depend on how the batch is cut.
     """
     total, pieces = 0.0, list(zip(x.split(micro), y.split(micro)))
     for i, (a, b) in enumerate(pieces):
@@ -164,9 +167,10 @@ class Training:
 def build(cfg, device, dtype):
     """The model, this process's part of it, without memory: to_empty() gives it some, init() or a
     checkpoint fills it."""
+    how, compiled = forms.of_training(cfg, device, flops_per_token)
     with torch.device("meta"):
-        model = Transformer(cfg.model, cfg.machine.recompute)
-    if cfg.machine.compile and parallel.can_compile(device):
+        model = Transformer(cfg.model, **how)
+    if compiled:
         for block in model.blocks:
             block.compile()             # before sharding; compiling the whole model renames its parameters
     parallel.shard(model, cfg.machine, dtype, device)
@@ -205,8 +209,8 @@ def begin(cfg):
         init(model, cfg.run.seed, parallel.local_rows)
     state = state or {"step": 0}
     step = state["step"]
-    precision = (lambda: torch.autocast(device, dtype)) if dtype else contextlib.nullcontext
-    t = Training(cfg, run, rows, model, optimizer, device, precision, checkpoint.Log(run, step), step, steps,
+    log = checkpoint.Log(run, step)
+    t = Training(cfg, run, rows, model, optimizer, device, precision(device, dtype), log, step, steps,
                  skipped=state.get("skipped", []), saved=step or None)
     say_changes(t, changed)
     if step < steps:
@@ -216,7 +220,6 @@ def begin(cfg):
 
 
 def described(cfg, parameters, steps, hardware):
-    """What is going to be trained, in two lines."""
     m, r, tokens = cfg.model, cfg.run, data.rows_before(steps, cfg.run) * cfg.model.context
     parts = ("layers", "dim", "heads", "position", "norm", "mlp", "bias", "embed_norm", "tied", "vocab",
              "context")
@@ -226,7 +229,7 @@ def described(cfg, parameters, steps, hardware):
 
 
 def say_changes(t, changed):
-    """Print what changed. A longer run has another schedule: say what becomes of the learning rate."""
+    """A longer run has another schedule: say what becomes of the learning rate."""
     for key, (old, new) in changed.items():
         print(f"changed since {t.folder} was last started: {key} {old} -> {new}")
     if "run.tokens" in changed and t.cfg.optim.decay is None:
@@ -259,10 +262,9 @@ class Speed:
     def __init__(self, t):
         self.began = time.monotonic()
         self.tokens = self.steps = self.seconds = 0
-        gpu = torch.cuda.get_device_name() if t.device == "cuda" else ""
-        peaks = [peak for name, (peak, *_) in GPUS.items() if name in gpu]
+        peak = parallel.peak(t.device)
         flops = flops_per_token(t.cfg.model, count(t.model)) / parallel.place()[1]
-        self.flops_of_peak = flops / peaks[0] if peaks else None
+        self.flops_of_peak = flops / peak if peak else None
 
     def add(self, tokens, began):
         """A step that began at `began` is over."""
@@ -279,7 +281,6 @@ class Speed:
 
 
 def report_losses(t, val):
-    """Log and print the result of validate()."""
     t.log.write(step=t.step, tokens=t.tokens(), val=val)
     by_source = "   ".join(f"{name} {v['loss']:.3f}" for name, v in list(val["sources"].items())[:6])
     print(f"step {t.step:>6}/{t.steps}   validation loss {val['loss']:.4f}   {val['bits_per_byte']:.3f} bits "
@@ -287,7 +288,7 @@ def report_losses(t, val):
 
 
 def report_step(t, speed, which, loss, norm, lr):
-    """Log and print a step. `which` (B, 3) names its rows: (source, epoch, window)."""
+    """`which` (B, 3) names the rows of the step: (source, epoch, window)."""
     per_second, mfu, left = speed.measure(t.steps - t.step)
     rows = which.tolist() if len(which) <= 64 else None
     t.log.write(step=t.step, tokens=t.tokens(), loss=loss, lr=lr, norm=norm, rows=rows,
@@ -325,7 +326,6 @@ def save(t):
 
 
 def finish(t, stop):
-    """The last lines of a run."""
     parallel.once(lambda: os.path.exists(stop.file) and os.remove(stop.file))
     if t.saved != t.step:
         raise OSError(f"cannot save {t.folder}/checkpoints/{t.step:07d}, see the warning; make room, or see "

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import run
 
-import parallel
 import sample
+from fast import forms
 
 
 class Typed(io.StringIO):
@@ -143,20 +143,10 @@ def test_each_option_reaches_what_it_is_about(write):
 
 # ---- speed ----
 
-def test_the_fast_product_of_a_few_rows_is_the_library_s():
-    g = torch.Generator().manual_seed(0)
-    for rows in (7, 48, 64):            # 1 piece, and 16
-        w, b, x = (torch.randn(*shape, generator=g) for shape in ((rows, 20), (rows,), (2, 4, 20)))
-        for few in (x, x[:1, :1], x[0, 0]):
-            for bias in (None, b):
-                want = torch.nn.functional.linear(few, w, bias)
-                torch.testing.assert_close(sample.linear(few, w, bias), want, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("name", ["bloom", "llama"])
 def test_compiled_is_the_same_text_and_compiling_is_not_counted_as_writing(name, write):
     """Products in another order differ in the last digits: among 15 decisions none was that close."""
-    if not parallel.can_compile("cpu"):
+    if not forms.can_compile("cpu"):
         pytest.skip("there is no C++ compiler")
     args = [name, "--prompt", "Once upon a time", "--tokens", 15, "--temperature", 0]
     eager = write(*args).out

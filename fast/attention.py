@@ -1,0 +1,107 @@
+"""Faster forms of model.attention(), which is the equation. choose() picks one when a model is built.
+
+Every form takes what attention() takes and gives what it gives, up to rounding; tests/test_attention.py
+compares them, backward too. Without this file Transformer(cfg) works, and is slower.
+
+    form      for                                          what it does
+    fused     RoPE and no positions; ALiBi on a CPU        one kernel, the bias is a mask
+    blocks    a CPU, training, short rows                  plain products, the unseen half is left out
+    flex      ALiBi on a GPU with a compiler               one kernel that computes the bias itself
+    folded    ALiBi on a GPU without one                   one kernel, the bias hides in more coordinates
+
+Letters: B batch   T queries   S keys   H heads   K key heads   D head width
+"""
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+
+from model import attention
+
+BLOCKS = 4              # blocks of queries in blocks(): the last looks at all keys, the first at a quarter
+SHORT = 256             # tokens up to which plain products beat the fused kernel on a CPU (docs/speed.md)
+EXTRA = 8               # coordinates that folded() adds: three are used, kernels like multiples of 8
+
+
+def choose(position, device, T, compiled):
+    """The form for `position` ("alibi", "rope", "none") on `device`, for rows of T tokens in training.
+    `compiled`: torch.compile works there."""
+    if device == "cpu" and T <= SHORT:
+        return blocks
+    if position != "alibi" or device == "cpu":
+        return fused
+    return flex if compiled else folded
+
+
+def bias(q, S, pos, mask, slopes):
+    """The mask (B or 1, H, T, S) of numbers for a fused kernel: ALiBi's bias, -inf where nobody may look."""
+    T, key = q.shape[2], torch.arange(S, device=q.device)
+    if mask is None:
+        mask = key <= key[S - T:].unsqueeze(1)
+    distance = (key - pos.unsqueeze(-1)).unsqueeze(1)
+    return (slopes.view(-1, 1, 1) * distance).masked_fill(~mask, -math.inf).to(q.dtype)
+
+
+def fused(q, k, v, pos, mask=None, slopes=None):
+    """PyTorch's own kernels. A causal mask costs them nothing, a mask of numbers is read from memory."""
+    if slopes is not None:
+        mask = bias(q, k.shape[2], pos, mask, slopes)
+    causal, shared = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=shared)
+
+
+def blocks(q, k, v, pos, mask=None, slopes=None):
+    """The equation for a block of queries after the other. A block leaves out the keys behind its end."""
+    T = q.shape[2]
+    if mask is not None or T != k.shape[2] or T < 2 * BLOCKS:
+        return fused(q, k, v, pos, mask, slopes)
+    rows, done = math.ceil(T / BLOCKS), []
+    for first in range(0, T, rows):
+        end = min(first + rows, T)
+        block = q[:, :, first:end], k[:, :, :end], v[:, :, :end], pos[:, first:end]
+        done.append(attention(*block, None, slopes))
+    return torch.cat(done, 2)
+
+
+@functools.cache
+def compiled_flex():
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    return torch.compile(flex_attention, dynamic=False), functools.cache(create_block_mask)
+
+
+def causal(b, h, i, j):
+    return i >= j
+
+
+def flex(q, k, v, pos, mask=None, slopes=None):
+    """FlexAttention: a kernel is generated that adds slope * (j - i) to a score where it computes it."""
+    T = q.shape[2]
+    if mask is not None or T != k.shape[2]:
+        return fused(q, k, v, pos, mask, slopes)
+    kernel, block_mask = compiled_flex()
+
+    def add_bias(score, b, h, i, j):
+        return score + slopes[h] * (j - i)
+    seen = block_mask(causal, None, None, T, T, device=q.device)
+    return kernel(q, k, v, score_mod=add_bias, block_mask=seen, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def folded(q, k, v, pos, mask=None, slopes=None):
+    """q' and k' with q'.k' = q.k + slope * j * sqrt(D): 1 in each q, slope * j in each k.
+
+    So every causal kernel works as it is. One bfloat16 number cannot tell the keys near position 2048 apart:
+    three coordinates hold slope * j as a sum. v is padded to the same width.
+    """
+    (B, H, T, D), K = q.shape, k.shape[1]
+    if mask is not None or T != k.shape[2]:
+        return fused(q, k, v, pos, mask, slopes)
+    rest = slopes.view(1, H, 1) * pos.unsqueeze(1) * math.sqrt(D)
+    key = torch.zeros(B, H, T, EXTRA, device=q.device, dtype=q.dtype)
+    for i in range(3):
+        key[..., i] = rest
+        rest = rest - key[..., i].float()
+    k, v = k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1)       # a head, a slope
+    q, k = torch.cat((q, torch.ones_like(key)), -1), torch.cat((k, key), -1)
+    y = F.scaled_dot_product_attention(q, k, F.pad(v, (0, EXTRA)), is_causal=True, scale=D ** -0.5)
+    return y[..., :D]

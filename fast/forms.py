@@ -1,0 +1,55 @@
+"""Which forms of its parts a model gets on this machine: the equations of model.py, or faster ones.
+
+Every fast form is beside its equation in a test, and none is needed: Transformer(cfg) uses the equations.
+"""
+import functools
+import sys
+
+import torch
+from torch.utils.checkpoint import create_selective_checkpoint_contexts
+
+from fast import attention, loss
+from model import Transformer, count
+
+# machine.compile=auto compiles a run of more FLOPs than these: it takes a minute, and must pay
+COMPILE_FROM = {"cpu": 2e13, "cuda": 1e16, "mps": float("inf")}
+STREAM = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+aten = torch.ops.aten
+# machine.recompute=cheap keeps what is dear, products and attention, and computes the rest again
+DEAR = [aten.mm.default, aten.addmm.default, aten.bmm.default, torch.ops.higher_order.flex_attention,
+        aten._scaled_dot_product_flash_attention.default,
+        aten._scaled_dot_product_flash_attention_for_cpu.default,
+        aten._scaled_dot_product_efficient_attention.default,
+        aten._scaled_dot_product_cudnn_attention.default]
+RECOMPUTE = {False: None, True: {},
+             "cheap": {"context_fn": functools.partial(create_selective_checkpoint_contexts, DEAR)}}
+
+
+def can_compile(device):
+    """Whether torch.compile works here: it needs a C++ compiler, or Triton for a GPU. Says so if not."""
+    try:
+        torch.compile(lambda x: x * 2)(torch.ones(8, device=device))
+        return True
+    except Exception as e:              # whatever it is, the program can do without
+        cause = " ".join(str(e).split())[:150]
+        print(f"compile: not possible here, going on without ({cause})", file=sys.stderr)
+        return False
+
+
+def of_training(cfg, device, flops_per_token):
+    """(arguments of Transformer, whether to compile its blocks)"""
+    compiled = cfg.machine.compile
+    if compiled == "auto":
+        with torch.device("meta"):
+            parameters = count(Transformer(cfg.model))
+        compiled = flops_per_token(cfg.model, parameters) * cfg.run.tokens > COMPILE_FROM[device]
+    compiled = compiled and can_compile(device)
+    part = torch.compile(loss.loss_and_slope) if compiled else loss.loss_and_slope
+    return {"recompute": RECOMPUTE[cfg.machine.recompute], "stream": STREAM[cfg.machine.stream],
+            "attend": attention.choose(cfg.model.position, device, cfg.model.context, compiled),
+            "loss": functools.partial(loss.cross_entropy, part=part)}, compiled
+
+
+def of_writing(shape, device):
+    """Arguments of Transformer for a model that reads and writes text."""
+    return {"attend": attention.choose(shape.position, device, shape.context, compiled=False)}

@@ -1,0 +1,60 @@
+"""A faster form of model.cross_entropy(): the loss and its gradient in one pass, by chunks of rows.
+
+With BLOOM's 250,880 entries the logits of one row of 2048 tokens are 2 GiB in float32, and as many again for
+their gradient. Here a chunk of logits is made, its loss and the gradients that follow from it are computed at
+once, and it is forgotten. So logits are neither kept for the backward pass nor computed a second time.
+Without this file Transformer(cfg) works, and needs more memory.
+
+Letters: n rows (positions)   C model width   V vocabulary
+"""
+import torch
+import torch.nn.functional as F
+
+from data import IGNORE
+from model import LOGITS
+
+
+def loss_and_slope(logits, targets):
+    """(summed loss, its gradient with respect to logits (n, V)). That gradient is softmax - 1 at the target,
+    softmax elsewhere, and 0 in a row that is not scored."""
+    scored, at = (targets != IGNORE).float().unsqueeze(1), targets.clamp(min=0).unsqueeze(1)
+    log_p = torch.log_softmax(logits.float(), -1)
+    loss = -(log_p.gather(1, at) * scored).sum()
+    return loss, log_p.exp_().mul_(scored).scatter_add_(1, at, -scored)
+
+
+class SummedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, targets, at_once, part):
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        matrix = weight.to(dtype)
+        wanted = any(ctx.needs_input_grad)
+        total = torch.zeros((), device=x.device)
+        dx = torch.empty_like(x) if wanted else None
+        dweight = torch.zeros(weight.shape, device=x.device) if wanted else None    # summed in float32
+        rows = max(1, at_once // len(weight))
+        for first in range(0, len(x), rows):
+            at = slice(first, first + rows)
+            some = x[at].to(dtype)
+            loss, slope = part(F.linear(some, matrix), targets[at])
+            total += loss
+            if wanted:
+                slope = slope.to(dtype)
+                dx[at] = slope @ matrix
+                dweight += slope.t() @ some
+        ctx.gradients = dx, dweight
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream):
+        dx, dweight = ctx.gradients
+        ctx.gradients = None            # they are given away: the matrix's may be gigabytes
+        return dx.mul_(upstream), dweight.mul_(upstream), None, None, None
+
+
+def cross_entropy(x, weight, targets, at_once=LOGITS, part=loss_and_slope):
+    """As model.cross_entropy(), at most `at_once` logits in memory. Products have the dtype of autocast or of
+    x; what follows is float32. `part` is loss_and_slope(), or a compiled form of it."""
+    return SummedLoss.apply(x, weight, targets, at_once, part)
