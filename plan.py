@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import config
 import data
+import parallel
 import train
 from planning import memory
 
@@ -79,7 +80,7 @@ def print_gpus(run, cluster, most, flops):
     rows = math.ceil(run.batch / cluster.gpus)          # on each GPU: empty ones are computed too
     print(f"\ngpus={cluster.gpus} together, at mfu={cluster.mfu:g} of their peak speed:\n"
           f"{'GPU':10} {'memory':>7}  {'fits':4}  {'tokens/s':>11}  {'days':>9}")
-    for name, (peak, *capacities) in train.GPUS.items():
+    for name, (peak, *capacities) in parallel.GPUS.items():
         for capacity in capacities:
             fits = "yes" if most <= USABLE * capacity * GB else "no"
             speed = run.batch / rows * cluster.mfu * peak / flops

@@ -16,7 +16,8 @@ import torch
 import checkpoint
 import parallel
 import train
-from model import EXTRA, LOGITS, Transformer, count, mlp_width
+from fast import attention
+from model import LOGITS, Transformer, count, mlp_width
 
 CPU = torch.device("cpu")
 # The lines of the printed table.
@@ -52,13 +53,19 @@ def block_bytes(m):
     C, H, K = m.dim, m.heads, m.kv_heads or m.heads
     D, F = C // H, m.mlp_dim or mlp_width(m.mlp, C)
     qkv = C + 2 * K * D
-    attention = {"alibi": 4 * H * (D + EXTRA),          # q, k, v and the result, with ALiBi's coordinates
-                 "rope": (C + K * D) + qkv + C,         # q, k turned; v is a view that keeps all of qkv
-                 "none": qkv + C}[m.position]
+    turned = C + K * D if m.position == "rope" else 0   # q and k; v is a view that keeps all of qkv
+    attention = turned + qkv + C                        # and the result
     joined = C                                          # the result again, heads side by side
     mlp = {"gelu": 2 * F, "swiglu": 4 * F}[m.mlp]       # up, gelu(up); gate, silu(gate), up, their product
     softmax = 4 * H                                     # its sums, float32
     return 2 * norm_bytes(m) + 2 * (attention + joined + mlp) + softmax
+
+
+def dear_bytes(m):
+    """Bytes per token of a block's products and attention, which machine.recompute=cheap keeps."""
+    C, D, F = m.dim, m.dim // m.heads, m.mlp_dim or mlp_width(m.mlp, m.dim)
+    up = {"gelu": F, "swiglu": 2 * F}[m.mlp]
+    return 2 * (C + 2 * (m.kv_heads or m.heads) * D + C + C + up + C) + 4 * m.heads
 
 
 def held(cfg, gpus):
@@ -68,33 +75,32 @@ def held(cfg, gpus):
     S = (cfg.machine.shard or gpus) if gpus > 1 else 1
     n = min(cfg.machine.micro, math.ceil(cfg.run.batch / gpus)) * m.context
     logits = min(n, max(1, LOGITS // m.vocab)) * m.vocab            # in memory at once
-    chunks = logits < n * m.vocab                                   # then gradients of the head are added up
     kept = n * block_bytes(m)
     outside = n * (norm_bytes(m) + (4 * m.dim if m.embed_norm else 0))
     found = [("weights", 4 * P / S, "blocks", "end"),
              ("gradients", 4 * P / S, "blocks", "end"),
              ("moments", 8 * P / S, "blocks", "end"),
              ("activations", outside, "blocks", "block"),           # outside the blocks
-             ("loss", 8 * logits, "loss", "logits"),                # logits and log-softmax
-             ("loss", 4 * logits, "logits", "logits")]              # gradient of the logits
+             ("loss", 10 * logits, "loss", "loss"),                 # logits, in float32, log-softmax
+             ("loss", 6 * logits + 2 * head, "logits", "logits"),   # their gradient, a chunk's of the head
+             ("loss", 4 * head + 4 * n * m.dim, "loss", "logits")]  # gradients of the head and of its input
     if cfg.machine.recompute:
-        found += [("activations", 4 * n * m.dim * m.layers, "blocks", "block"),  # inputs of the blocks
-                  ("", kept, "block", "block")]                     # the last block's, computed again
+        dear = dear_bytes(m) if cfg.machine.recompute == "cheap" else 0
+        found += [("activations", n * (4 * m.dim + dear) * m.layers, "blocks", "block"),    # inputs of blocks
+                  ("", kept - n * dear, "block", "block")]          # what is computed again, of the last
     else:
         found += [("activations", kept, "blocks", "head"),          # of the last block, of the others
                   ("activations", kept * (m.layers - 1), "blocks", "block")]
-    if chunks:
-        found.append(("loss", 2 * head, "logits", "logits"))        # the head's gradient so far
     if gpus == 1:                                   # autocast's copies of matrices; float32 gradients
         last = "loss" if cfg.machine.recompute else "head"          # recompute makes the copies again
         return found + [("activations", 2 * m.layers * block, "blocks", last),
                         ("loss", 2 * head, "loss", "logits"),       # copy of the head
-                        ("loss", 2 * head, "head", "head"),         # its gradient, and in float32
-                        ("loss", 4 * head, "head", "block"),
+                        ("loss", 4 * head, "head", "block"),        # its gradient waits for the embedding's
                         ("", 4 * block, "block", "block")]          # a block's gradient
     reduced = "reduced" if S > 1 else ""            # copies: gradients are summed where they are kept
     found += [("gathered", 2 * root, "blocks", "root"),             # FSDP: gathered weights
               ("gathered", 4 * block, "blocks", "travel"),          # of a block and the next
+              ("loss", 4 * head, "head", "head"),                   # the head's gradient, in bfloat16 too
               ("loss", 2 * head, "head", "block"),                  # gradients: the head's, a block's
               ("", 2 * block, "block", "block"),
               (reduced, 4 * block, "block", "travel"),
@@ -104,8 +110,6 @@ def held(cfg, gpus):
               (reduced, 4 * root, "root", "end")]
     if not m.tied:
         found.append((reduced, 2 * head, "end", "end"))
-    if chunks:
-        found.append(("loss", 4 * head, "head", "head"))            # that of a chunk, and the sum
     return found
 
 
@@ -124,6 +128,7 @@ def memory(cfg, gpus):
 def rehearse(cfg, gpus):
     """The state, the activations and the peak of memory(), counted in two micro-batches of process 0 of
     `gpus`, on tensors without memory."""
+    cfg = dataclasses.replace(cfg, machine=dataclasses.replace(cfg.machine, compile=False))
     rows = min(cfg.machine.micro, math.ceil(cfg.run.batch / gpus))
     weights, gradients = ("sharded param", "sharded grad") if gpus > 1 else ("parameter", "gradient")
     seen = []                                           # {kind of tensor: bytes}
@@ -133,6 +138,8 @@ def rehearse(cfg, gpus):
         seen.append({getattr(kind, "value", kind).lower(): size for kind, size in kinds})
     with parallel.rehearsal(gpus) as (fake, tracker_of):
         model = train.build(cfg, "cpu", torch.bfloat16)
+        for block in model.blocks:                      # the kernels of a GPU keep what this one keeps
+            block.attn.attend = lambda q, k, v, pos, mask, slopes: attention.fused(q, k, v, pos)
         with fake:
             optimizer = train.adamw(model.to_empty(device="cpu"), cfg.optim)
             checkpoint.moments(model, optimizer)
