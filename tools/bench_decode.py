@@ -19,7 +19,7 @@ sys.path[:0] = [ROOT, f"{ROOT}/tests"]
 import torch
 
 import config
-import sample
+from fast import decode
 from generate import Draw, generate
 from model import Transformer, count, init
 
@@ -50,9 +50,9 @@ def theirs(model):
 
 
 def ours(model, compiled):
-    sample.read_weights_fast(model)
+    decode.read_weights_fast(model)
     if compiled:
-        sample.compile_step(model)
+        decode.compile_step(model)
 
     def write(prompts, n):
         rows = [[] for _ in prompts]

@@ -1,0 +1,181 @@
+"""Training steps a second: this program, transformers and a reference, interleaved on one machine.
+
+    pip install -r requirements-test.txt
+    python tools/bench_train.py                                     # three shapes, some 15 minutes
+    python tools/bench_train.py --shapes small --ways llama,llama-compiled,transformers-llama
+    python tools/bench_train.py --reference nanogpt/model.py        # its GPT, with GPTConfig, beside ours
+
+Each way has a process of its own, so it has its own compiled code and its own peak of memory. Only one of
+them works at a time, in turns; the medians of the turns are compared. A step is forward, backward, clipping
+and fused AdamW on the same random ids. "of products" is the share of the machine's rate of float32 matrix
+products, measured in the same turns.
+"""
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT, f"{ROOT}/tests"]
+import torch
+
+import config
+
+# layers, width, heads, tokens in a row, rows, vocabulary
+SHAPES = {"toy": (4, 128, 4, 128, 8, 4096), "small": (6, 256, 8, 256, 16, 4096),
+          "long": (4, 256, 8, 1024, 2, 32_000)}
+HOW = ["", "-bf16", "-compiled", "-compiled-bf16"]
+WAYS = [who + how for who in ("llama", "bloom", "transformers-llama", "transformers-bloom") for how in HOW]
+REFERENCE = ["reference" + how for how in HOW]
+STEPS = 5
+
+
+# ---- one way, in a process of its own ----
+
+def ours(way, shape):
+    """A function that makes one step, and FLOPs per token."""
+    import parallel
+    import train
+    kind, *how = way.split("-")
+    layers, dim, heads, T, B, V = SHAPES[shape]
+    cfg = config.load(f"{ROOT}/configs/{kind}.py", [
+        f"model.layers={layers}", f"model.dim={dim}", f"model.heads={heads}", f"model.context={T}",
+        f"model.vocab={V}", f"run.batch={B}", f"machine.compile={'compiled' in how}"])
+    dtype = torch.bfloat16 if "bf16" in how else None
+    model = train.init(train.build(cfg, "cpu", dtype).to_empty(device="cpu"), 0)
+    optimizer = train.adamw(model, cfg.optim)
+    precision = train.precision("cpu", dtype)
+
+    def step(x, y):
+        train.gradients(model, x, y, x.numel(), B, precision)
+        parallel.clip(model, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return step, train.flops_per_token(cfg.model, train.count(model))
+
+
+def plain_step(model, loss_of, how):
+    """A step of somebody else's model: autocast, gradient clipping, fused AdamW."""
+    if "compiled" in how:
+        model = torch.compile(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step(x, y):
+        with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in how):
+            loss = loss_of(model, x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return step
+
+
+def transformers_step(way, shape):
+    import transformers
+    _, kind, *how = way.split("-")
+    layers, dim, heads, T, _, V = SHAPES[shape]
+    if kind == "llama":
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+            vocab_size=V, hidden_size=dim, num_hidden_layers=layers, num_attention_heads=heads,
+            intermediate_size=256 * -(-(8 * dim // 3) // 256), max_position_embeddings=T, use_cache=False))
+    else:
+        model = transformers.BloomForCausalLM(transformers.BloomConfig(
+            vocab_size=V, hidden_size=dim, n_layer=layers, n_head=heads, use_cache=False))
+
+    def loss_of(model, x, y):
+        return torch.nn.functional.cross_entropy(model(x).logits.flatten(0, 1).float(), y.flatten())
+    return plain_step(model, loss_of, how)
+
+
+def reference_step(way, shape, path):
+    spec = importlib.util.spec_from_file_location("reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    layers, dim, heads, T, _, V = SHAPES[shape]
+    model = module.GPT(module.GPTConfig(block_size=T, vocab_size=V, n_layer=layers, n_head=heads, n_embd=dim,
+                                        dropout=0.0, bias=False))
+    return plain_step(model, lambda model, x, y: model(x, y)[1], way.split("-")[1:])
+
+
+def products():
+    """A "step" of one matrix product, 2 * 2048^3 FLOPs."""
+    a, b = torch.randn(2, 2048, 2048)
+    return lambda x, y: torch.mm(a, b)
+
+
+def work(way, shape, reference):
+    """Obey the standard input: every line asks for STEPS steps, and gets their seconds."""
+    answers, sys.stdout = sys.stdout, sys.stderr            # some models print
+    T, B, V = SHAPES[shape][3:]
+    x, y = torch.randint(0, V, (2, B, T), generator=torch.Generator().manual_seed(0))
+    if way == "products":
+        step, flops = products(), 2 * 2048 ** 3 / (B * T)
+    elif way.startswith("transformers"):
+        step, flops = transformers_step(way, shape), None
+    elif way.startswith("reference"):
+        step, flops = reference_step(way, shape, reference), None
+    else:
+        step, flops = ours(way, shape)
+    for _ in range(3):
+        step(x, y)
+    print(json.dumps({"flops": flops}), file=answers, flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            step(x, y)
+        seconds = (time.perf_counter() - began) / STEPS
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+        print(json.dumps({"seconds": seconds, "peak": peak}), file=answers, flush=True)
+
+
+# ---- all of them ----
+
+def compare(shape, ways, args):
+    layers, dim, heads, T, B, V = SHAPES[shape]
+    print(f"{shape}: {layers} layers, width {dim}, {heads} heads, {B} rows of {T} tokens, vocabulary {V:,}; "
+          f"{torch.get_num_threads()} threads, median of {args.rounds} turns of {STEPS} steps", flush=True)
+    command = [sys.executable, __file__, "--shapes", shape, "--reference", args.reference or "", "--work"]
+    pipes = {way: subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+             for way in ["products", *ways]}
+    facts = {way: json.loads(p.stdout.readline()) for way, p in pipes.items()}      # all are warm
+    found = {way: [] for way in pipes}
+    for _ in range(args.rounds):
+        for way, p in pipes.items():
+            print("go", file=p.stdin, flush=True)
+            found[way].append(json.loads(p.stdout.readline()))
+    for p in pipes.values():
+        p.stdin.close()
+        p.wait()
+    seconds = {way: statistics.median(turn["seconds"] for turn in turns) for way, turns in found.items()}
+    rate = facts["products"]["flops"] / seconds["products"]
+    first = ways[0]
+    for way in ways:
+        flops = facts[way]["flops"]
+        share = f"{flops / seconds[way] / rate:6.1%}" if flops else " " * 6
+        ratio, speed = seconds[first] / seconds[way], B * T / seconds[way]
+        print(f"  {way:32} {speed:8,.0f} tokens/s   {ratio:5.2f}x {first}   {share} of products   "
+              f"{found[way][-1]['peak']:5.2f} GiB", flush=True)
+
+
+def main():
+    ap = config.Parser(__doc__)
+    ap.add_argument("--shapes", default=",".join(SHAPES), help=f"of {','.join(SHAPES)} (default: all)")
+    ap.add_argument("--ways", help="default: all")
+    ap.add_argument("--reference", metavar="FILE", help="a model.py with classes GPT and GPTConfig")
+    ap.add_argument("--rounds", type=config.number(1, 1e6), default=5)
+    ap.add_argument("--work", help=argparse.SUPPRESS)
+    args = ap.parse_args()
+    if args.work:
+        return work(args.work, args.shapes, args.reference)
+    ways = args.ways.split(",") if args.ways else (REFERENCE if args.reference else []) + WAYS
+    for shape in args.shapes.split(","):
+        compare(shape, ways, args)
+
+
+if __name__ == "__main__":
+    config.command(main)
