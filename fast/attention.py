@@ -11,7 +11,6 @@ compares them, backward too. Without this file Transformer(cfg) works, and is sl
 
 Letters: B batch   T queries   S keys   H heads   K key heads   D head width
 """
-import functools
 import math
 
 import torch
@@ -31,7 +30,7 @@ def choose(position, device, T, compiled):
         return blocks
     if position != "alibi" or device == "cpu":
         return fused
-    return flex if compiled else folded
+    return flex(T, device) if compiled else folded
 
 
 def bias(q, S, pos, mask, slopes):
@@ -64,27 +63,25 @@ def blocks(q, k, v, pos, mask=None, slopes=None):
     return torch.cat(done, 2)
 
 
-@functools.cache
-def compiled_flex():
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-    return torch.compile(flex_attention, dynamic=False), functools.cache(create_block_mask)
-
-
 def causal(b, h, i, j):
     return i >= j
 
 
-def flex(q, k, v, pos, mask=None, slopes=None):
-    """FlexAttention: a kernel is generated that adds slope * (j - i) to a score where it computes it."""
-    T = q.shape[2]
-    if mask is not None or T != k.shape[2]:
-        return fused(q, k, v, pos, mask, slopes)
-    kernel, block_mask = compiled_flex()
+def flex(T, device):
+    """The form for rows of T tokens by FlexAttention: it generates a kernel that adds slope * (j - i) to each
+    score where it computes it."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    kernel = torch.compile(flex_attention, dynamic=False)
+    seen = create_block_mask(causal, None, None, T, T, device=device)
 
-    def add_bias(score, b, h, i, j):
-        return score + slopes[h] * (j - i)
-    seen = block_mask(causal, None, None, T, T, device=q.device)
-    return kernel(q, k, v, score_mod=add_bias, block_mask=seen, enable_gqa=q.shape[1] != k.shape[1])
+    def attend(q, k, v, pos, mask=None, slopes=None):
+        if mask is not None or not q.shape[2] == k.shape[2] == T:
+            return fused(q, k, v, pos, mask, slopes)
+
+        def add_bias(score, b, h, i, j):
+            return score + slopes[h] * (j - i)
+        return kernel(q, k, v, score_mod=add_bias, block_mask=seen, enable_gqa=q.shape[1] != k.shape[1])
+    return attend
 
 
 def folded(q, k, v, pos, mask=None, slopes=None):

@@ -3,6 +3,7 @@
     pip install -r requirements-test.txt
     python tools/bench_train.py                                     # three shapes, some 15 minutes
     python tools/bench_train.py --shapes small --ways llama,llama-compiled,transformers-llama
+    python tools/bench_train.py --shapes 6x256x8x256x16x4096,6x512x8x256x16x4096 --ways llama
     python tools/bench_train.py --reference nanogpt/model.py        # its GPT, with GPTConfig, beside ours
 
 Each way has a process of its own, so it has its own compiled code and its own peak of memory. Only one of
@@ -26,13 +27,18 @@ import torch
 
 import config
 
-# layers, width, heads, tokens in a row, rows, vocabulary
-SHAPES = {"toy": (4, 128, 4, 128, 8, 4096), "small": (6, 256, 8, 256, 16, 4096),
+# L layers, C width, H heads, T tokens in a row, B rows, V vocabulary
+SHAPES = {"toy": (4, 128, 4, 256, 16, 4096), "small": (6, 256, 8, 256, 16, 4096),
           "long": (4, 256, 8, 1024, 2, 32_000)}
 HOW = ["", "-bf16", "-compiled", "-compiled-bf16"]
 WAYS = [who + how for who in ("llama", "bloom", "transformers-llama", "transformers-bloom") for how in HOW]
 REFERENCE = ["reference" + how for how in HOW]
 STEPS = 5
+
+
+def sizes(shape):
+    """(L, C, H, T, B, V) of a name or of numbers: sizes("6x512x8x256x16x4096")[1] -> 512"""
+    return SHAPES[shape] if shape in SHAPES else tuple(map(int, shape.split("x")))
 
 
 # ---- one way, in a process of its own ----
@@ -42,7 +48,7 @@ def ours(way, shape):
     import parallel
     import train
     kind, *how = way.split("-")
-    layers, dim, heads, T, B, V = SHAPES[shape]
+    layers, dim, heads, T, B, V = sizes(shape)
     cfg = config.load(f"{ROOT}/configs/{kind}.py", [
         f"model.layers={layers}", f"model.dim={dim}", f"model.heads={heads}", f"model.context={T}",
         f"model.vocab={V}", f"run.batch={B}", f"machine.compile={'compiled' in how}"])
@@ -78,7 +84,7 @@ def plain_step(model, loss_of, how):
 def transformers_step(way, shape):
     import transformers
     _, kind, *how = way.split("-")
-    layers, dim, heads, T, _, V = SHAPES[shape]
+    layers, dim, heads, T, _, V = sizes(shape)
     if kind == "llama":
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
             vocab_size=V, hidden_size=dim, num_hidden_layers=layers, num_attention_heads=heads,
@@ -96,7 +102,7 @@ def reference_step(way, shape, path):
     spec = importlib.util.spec_from_file_location("reference", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    layers, dim, heads, T, _, V = SHAPES[shape]
+    layers, dim, heads, T, _, V = sizes(shape)
     model = module.GPT(module.GPTConfig(block_size=T, vocab_size=V, n_layer=layers, n_head=heads, n_embd=dim,
                                         dropout=0.0, bias=False))
     return plain_step(model, lambda model, x, y: model(x, y)[1], way.split("-")[1:])
@@ -111,7 +117,7 @@ def products():
 def work(way, shape, reference):
     """Obey the standard input: every line asks for STEPS steps, and gets their seconds."""
     answers, sys.stdout = sys.stdout, sys.stderr            # some models print
-    T, B, V = SHAPES[shape][3:]
+    T, B, V = sizes(shape)[3:]
     x, y = torch.randint(0, V, (2, B, T), generator=torch.Generator().manual_seed(0))
     if way == "products":
         step, flops = products(), 2 * 2048 ** 3 / (B * T)
@@ -136,7 +142,7 @@ def work(way, shape, reference):
 # ---- all of them ----
 
 def compare(shape, ways, args):
-    layers, dim, heads, T, B, V = SHAPES[shape]
+    layers, dim, heads, T, B, V = sizes(shape)
     print(f"{shape}: {layers} layers, width {dim}, {heads} heads, {B} rows of {T} tokens, vocabulary {V:,}; "
           f"{torch.get_num_threads()} threads, median of {args.rounds} turns of {STEPS} steps", flush=True)
     command = [sys.executable, __file__, "--shapes", shape, "--reference", args.reference or "", "--work"]
@@ -164,7 +170,8 @@ def compare(shape, ways, args):
 
 def main():
     ap = config.Parser(__doc__)
-    ap.add_argument("--shapes", default=",".join(SHAPES), help=f"of {','.join(SHAPES)} (default: all)")
+    ap.add_argument("--shapes", default=",".join(SHAPES),
+                    help=f"of {','.join(SHAPES)}, or LxCxHxTxBxV (default: all)")
     ap.add_argument("--ways", help="default: all")
     ap.add_argument("--reference", metavar="FILE", help="a model.py with classes GPT and GPTConfig")
     ap.add_argument("--rounds", type=config.number(1, 1e6), default=5)
