@@ -269,7 +269,7 @@ class RunFolder:
     def load(self, device="cpu", dtype=torch.float32, step=None, say=print):
         """(model, state) of the newest whole checkpoint, or that of `step`."""
         with torch.device("meta"):
-            model = Transformer(self.shape, **forms.of_writing(self.shape, device)).to(dtype)
+            model = Transformer(self.shape, **forms.of_writing(self.shape, device, dtype)).to(dtype)
         model.to_empty(device=device)
         state = newest(self.path, model, step=step, say=say)
         if state is None:

@@ -41,11 +41,13 @@ def candidates(logits, draw, seen=None):
     all_p = ((logits - logits.amax(-1, keepdim=True)) / draw.temperature).softmax(-1)
     if draw.top_k is None and draw.top_p == 1 and draw.min_p == 0:
         return all_p, torch.arange(all_p.shape[1], device=logits.device).expand_as(all_p)
-    p, ids = all_p.topk(min(draw.top_k or FIRST, all_p.shape[1]))           # the likeliest first
+    all_of_them = draw.top_k is None and logits.is_cuda         # a GPU sorts sooner than it can be asked
+    n = all_p.shape[1] if all_of_them else min(draw.top_k or FIRST, all_p.shape[1])
+    p, ids = all_p.topk(n)                                      # the likeliest first
     if draw.top_k:
         p = p / p.sum(-1, keepdim=True)
-    elif logits.is_cuda or ((p.sum(-1) < draw.top_p) & (p[:, -1] >= draw.min_p * p[:, 0])).any():
-        p, ids = all_p.sort(descending=True)            # more than the FIRST may follow; a GPU does not ask
+    elif n < all_p.shape[1] and ((p.sum(-1) < draw.top_p) & (p[:, -1] >= draw.min_p * p[:, 0])).any():
+        p, ids = all_p.sort(descending=True)                    # more than the FIRST may follow
     keep = (p.cumsum(-1) - p < draw.top_p) & (p >= draw.min_p * p[:, :1])   # the likeliest always
     return p * keep, ids
 

@@ -167,7 +167,7 @@ class Training:
 def build(cfg, device, dtype):
     """The model, this process's part of it, without memory: to_empty() gives it some, init() or a
     checkpoint fills it."""
-    how, compiled = forms.of_training(cfg, device, flops_per_token)
+    how, compiled = forms.of_training(cfg, device, dtype, flops_per_token)
     with torch.device("meta"):
         model = Transformer(cfg.model, **how)
     if compiled:

@@ -5,7 +5,7 @@ compares them, backward too. Without this file Transformer(cfg) works, and is sl
 
     form      for                                          what it does
     fused     RoPE and no positions; ALiBi on a CPU        one kernel, the bias is a mask
-    blocks    a CPU, training, short rows                  plain products, the unseen half is left out
+    blocks    short rows in bfloat16 on a CPU              plain products, the unseen half is left out
     flex      ALiBi on a GPU with a compiler               one kernel that computes the bias itself
     folded    ALiBi on a GPU without one                   one kernel, the bias hides in more coordinates
 
@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from model import attention
 
 BLOCKS = 4              # blocks of queries in blocks(): the last looks at all keys, the first at a quarter
-SHORT = 256             # tokens up to which plain products beat the fused kernel on a CPU (docs/speed.md)
+SHORT = 256             # tokens up to which plain bfloat16 products beat a CPU's kernel (docs/speed.md)
 EXTRA = 8               # coordinates that folded() adds: three are used, kernels like multiples of 8
 
 
-def choose(position, device, T, compiled):
-    """The form for `position` ("alibi", "rope", "none") on `device`, for rows of T tokens in training.
-    `compiled`: torch.compile works there."""
-    if device == "cpu" and T <= SHORT:
+def choose(position, device, T, dtype, compiled):
+    """The form for `position` ("alibi", "rope", "none") on `device`, for rows of T tokens in training and
+    products in `dtype`. `compiled`: torch.compile works there."""
+    if device == "cpu" and dtype == torch.bfloat16 and T <= SHORT:
         return blocks
     if position != "alibi" or device == "cpu":
         return fused

@@ -9,6 +9,7 @@ Letters: R rows   V vocabulary   S columns of the cache
 import collections
 import functools
 import math
+import sys
 
 import torch
 import torch.nn as nn
@@ -119,15 +120,18 @@ class Step:
                 self.begin()
                 self.compute()
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
+        graph, run = torch.cuda.CUDAGraph(), self.compute
         self.begin()
-        with torch.cuda.graph(graph):
-            self.compute()
+        try:
+            with torch.cuda.graph(graph):
+                self.compute()
+            run = graph.replay
+        except RuntimeError as e:
+            print(f"a step cannot be recorded here, going on without: {e}", file=sys.stderr)
         self.logits.copy_(logits)
         if seen is not None:
             self.seen.copy_(seen)
-        self.graph = graph                  # its memory lives as long as it does
-        return graph.replay
+        return run
 
     def begin(self):
         """Put the counters where the host has them."""

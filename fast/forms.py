@@ -36,7 +36,7 @@ def can_compile(device):
         return False
 
 
-def of_training(cfg, device, flops_per_token):
+def of_training(cfg, device, dtype, flops_per_token):
     """(arguments of Transformer, whether to compile its blocks)"""
     compiled = cfg.machine.compile
     if compiled == "auto":
@@ -46,10 +46,10 @@ def of_training(cfg, device, flops_per_token):
     compiled = compiled and can_compile(device)
     part = torch.compile(loss.loss_and_slope) if compiled else loss.loss_and_slope
     return {"recompute": RECOMPUTE[cfg.machine.recompute], "stream": STREAM[cfg.machine.stream],
-            "attend": attention.choose(cfg.model.position, device, cfg.model.context, compiled),
+            "attend": attention.choose(cfg.model.position, device, cfg.model.context, dtype, compiled),
             "loss": functools.partial(loss.cross_entropy, part=part)}, compiled
 
 
-def of_writing(shape, device):
+def of_writing(shape, device, dtype):
     """Arguments of Transformer for a model that reads and writes text."""
-    return {"attend": attention.choose(shape.position, device, shape.context, compiled=False)}
+    return {"attend": attention.choose(shape.position, device, shape.context, dtype, compiled=False)}

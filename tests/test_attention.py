@@ -72,7 +72,8 @@ def test_folded_alibi_is_exact_far_away_too(dtype, tolerance):
 
 
 def test_the_form_is_chosen_by_device_length_and_positions():
-    assert A.choose("rope", "cuda", 2048, True) is A.fused
-    assert A.choose("alibi", "cuda", 2048, False) is A.folded
-    assert A.choose("alibi", "cpu", 2048, True) is A.choose("none", "mps", 64, False) is A.fused
-    assert A.choose("alibi", "cpu", 64, False) is A.choose("rope", "cpu", 64, False) is A.blocks
+    bf16 = torch.bfloat16
+    assert A.choose("rope", "cuda", 2048, bf16, True) is A.choose("none", "mps", 64, bf16, False) is A.fused
+    assert A.choose("alibi", "cuda", 2048, bf16, False) is A.folded
+    assert A.choose("alibi", "cpu", 2048, bf16, True) is A.choose("alibi", "cpu", 64, None, True) is A.fused
+    assert A.choose("alibi", "cpu", 64, bf16, False) is A.choose("rope", "cpu", 64, bf16, False) is A.blocks

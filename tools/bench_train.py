@@ -146,9 +146,11 @@ def compare(shape, ways, args):
     print(f"{shape}: {layers} layers, width {dim}, {heads} heads, {B} rows of {T} tokens, vocabulary {V:,}; "
           f"{torch.get_num_threads()} threads, median of {args.rounds} turns of {STEPS} steps", flush=True)
     command = [sys.executable, __file__, "--shapes", shape, "--reference", args.reference or "", "--work"]
-    pipes = {way: subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-             for way in ["products", *ways]}
-    facts = {way: json.loads(p.stdout.readline()) for way, p in pipes.items()}      # all are warm
+    pipes, facts = {}, {}
+    for way in ["products", *ways]:
+        pipes[way] = subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      text=True)
+        facts[way] = json.loads(pipes[way].stdout.readline())       # it has come when the way is warm
     found = {way: [] for way in pipes}
     for _ in range(args.rounds):
         for way, p in pipes.items():

@@ -174,7 +174,7 @@ def train_rate(device, path, rows, settings, times):
 def decoding(device, smoke):
     path, _, settings = TRAINING["LLaMA 1.36B"]
     shape = config.load(f"{ROOT}/{path}", settings + (SMOKE if smoke else [])).model
-    attend = attention.choose(shape.position, device, shape.context, compiled=False)
+    attend = attention.choose(shape.position, device, shape.context, torch.bfloat16, compiled=False)
     with torch.device("meta"):
         model = Transformer(shape, attend=attend).to(torch.bfloat16)
     model = random_weights(model, device).eval()
