@@ -20,7 +20,7 @@ sys.path.insert(0, ROOT)
 import config
 
 PAGES = ["README.md", "docs/corpus.md", "docs/tokenizer.md", "docs/decisions.md", "docs/ecosystem.md",
-         "docs/launch.md"]
+         "docs/launch.md", "docs/speed.md"]
 
 
 def blocks(page):
