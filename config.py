@@ -42,6 +42,8 @@ class Model:
     kv_heads: int | None = None         # grouped-query attention; None: one key head per query head
     mlp_dim: int | None = None          # width of the MLP; None: the papers', see model.mlp_width
     theta: float = 10_000.0             # RoPE base
+    # of RoPE, for longer texts than the first training's: {"factor": 4}, or as model.llama3_scaling says
+    scaling: dict[str, float] | None = None
 
 
 @dataclass
@@ -223,6 +225,8 @@ def check_config(cfg):
                 raise ValueError(f"{section}.{key}={value}: it must be above 0")
     if o.min_lr > o.lr:
         raise ValueError(f"optim.min_lr={o.min_lr} is above optim.lr={o.lr}; set optim.min_lr={o.lr / 10:g}")
+    if m.scaling and set(m.scaling) not in ({"factor"}, {"factor", "low", "high", "original"}):
+        raise ValueError(f"model.scaling={m.scaling}: it has a factor, or factor, low, high and original")
     pairs = 2 if m.position == "rope" else 1            # RoPE turns pairs
     if m.dim % (m.heads * pairs):
         near = max(1, m.dim // (m.heads * pairs)) * m.heads * pairs

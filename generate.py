@@ -91,9 +91,12 @@ def slide(cache, m):
     left = (pad - gone).clamp(min=0)
     was, now = old - pad, i - left
     index = old[:, None, :, None]
+    cfg = cache.cfg
     for keys, values in zip(cache.k, cache.v):      # of one layer: (R, heads, S, width)
         kept = keys.take_along_dim(index, 2)
-        keys[:, :, :n] = rope(kept, now - was, cache.cfg.theta) if cache.cfg.position == "rope" else kept
+        if cfg.position == "rope":
+            kept = rope(kept, now - was, cfg.theta, cfg.scaling)
+        keys[:, :, :n] = kept
         values[:, :, :n] = values.take_along_dim(index, 2)
     cache.n, cache.pad = n, left.squeeze(1)
 

@@ -50,15 +50,32 @@ def swiglu(gate, x):
     return F.silu(gate) * x
 
 
-def rope(x, pos, theta=10_000.0):
+def linear_scaling(frequency, factor):
+    """As if positions were closer together by `factor` (Chen et al. 2023)."""
+    return frequency / factor
+
+
+def llama3_scaling(frequency, factor, low, high, original):
+    """Llama 3.1's: a pair that turns `high` times or more in `original` tokens keeps its frequency; one that
+    turns `low` times or less has it divided by `factor`; what lies between is a mixture."""
+    turns = original * frequency / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return kept * frequency + (1 - kept) * frequency / factor
+
+
+def rope(x, pos, theta=10_000.0, scaling=None):
     """Turn each pair (i, i + D/2) of x (B, H, T, D) by the angle pos * theta^(-2i/D); `pos` (B or 1, T).
 
     If q and k are both turned, their product depends on the distance of their positions only (Su et al.
     2021). Pairs are half a head apart, as in Hugging Face's checkpoints. Meta's pair neighbours (2i, 2i+1),
-    which is the same model with the rows of the q and k matrices in another order.
+    which is the same model with the rows of the q and k matrices in another order. `scaling` is not in the
+    paper: the arguments of linear_scaling() or llama3_scaling().
     """
     D = x.shape[-1]
-    angle = pos.float().unsqueeze(-1) * theta ** (-torch.arange(0, D, 2, device=x.device).float() / D)
+    frequency = theta ** (-torch.arange(0, D, 2, device=x.device).float() / D)
+    if scaling:
+        frequency = (linear_scaling if len(scaling) == 1 else llama3_scaling)(frequency, **scaling)
+    angle = pos.float().unsqueeze(-1) * frequency
     cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)       # (B or 1, 1, T, D/2)
     a, b = x.float().chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
@@ -154,10 +171,11 @@ def mlp_width(kind, C):
 class Attention(nn.Module):
     """H query heads and K key heads of width C // H. `position` is "alibi", "rope" or "none". `attend` is
     attention(), or a faster form of it."""
-    def __init__(self, C, H, K, bias, position, theta, attend=attention):
+    def __init__(self, C, H, K, bias, position, theta, scaling=None, attend=attention):
         super().__init__()
         self.H, self.K, self.D = H, K, C // H
-        self.position, self.theta, self.attend = position, theta, attend
+        self.position, self.attend = position, attend
+        self.theta, self.scaling = theta, scaling
         self.qkv = nn.Linear(C, (H + 2 * K) * self.D, bias=bias)
         self.out = nn.Linear(C, C, bias=bias)
 
@@ -166,7 +184,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(B, T, -1, self.D).transpose(1, 2)            # (B, H + 2K, T, D)
         q, k, v = qkv.split((self.H, self.K, self.K), 1)
         if self.position == "rope":
-            q, k = rope(q, pos, self.theta), rope(k, pos, self.theta)
+            q, k = (rope(x, pos, self.theta, self.scaling) for x in (q, k))
         if past is not None:
             keys, values, columns, S = past
             keys.index_copy_(2, columns, k)
@@ -185,7 +203,7 @@ class Block(nn.Module):
         C, self.recompute = cfg.dim, recompute
         self.norm1 = NORM[cfg.norm](C, cfg.eps)
         self.attn = Attention(C, cfg.heads, cfg.kv_heads or cfg.heads, cfg.bias, cfg.position, cfg.theta,
-                              attend)
+                              cfg.scaling, attend)
         self.norm2 = NORM[cfg.norm](C, cfg.eps)
         self.mlp = MLP[cfg.mlp](C, cfg.mlp_dim or mlp_width(cfg.mlp, C), cfg.bias)
         self.attn.out.residual = self.mlp.down.residual = True      # init() scales what writes to the stream

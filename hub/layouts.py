@@ -37,7 +37,11 @@ KEYS = {
     "kv_heads": ("",                           "num_key_value_heads"),
     "mlp_dim":  ("",                           "intermediate_size"),
     "theta":    ("",                           "rope_theta"),
+    "scaling":  ("",                           "rope_scaling"),
 }
+# The arguments of model.llama3_scaling(). The first alone is linear_scaling().
+SCALING = {"factor": "factor", "low": "low_freq_factor", "high": "high_freq_factor",
+           "original": "original_max_position_embeddings"}
 SWITCHES = {"bloom": {"position": "alibi", "norm": "layer", "mlp": "gelu", "bias": True, "embed_norm": True},
             "llama": {"position": "rope", "norm": "rms", "mlp": "swiglu", "bias": False, "embed_norm": False}}
 # With another value of these keys it is another model, and its tensors do not show it.
@@ -86,15 +90,27 @@ def to_theirs(family, ours, p, cfg):
 
 # ---- settings ----
 
-def rope_theta(facts):
-    """The base of RoPE; transformers 5 writes it in rope_parameters. Only the plain RoPE is accepted."""
-    theta = facts.get("rope_theta")
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = dict(facts.get(key) or {})
-        theta = rope.pop("rope_theta", theta)
-        if any(value not in (None, 1, "default") for value in rope.values()):
-            raise ValueError(f"RoPE as in {key}={rope!r:.200} is not supported; only rope_type 'default' is")
-    return theta
+def read_rope(facts):
+    """(base, scaling as ours or None). Version 4 of transformers has rope_theta and rope_scaling, version 5
+    has both in rope_parameters."""
+    rope = dict(facts.get("rope_parameters") or facts.get("rope_scaling") or {})
+    theta = rope.pop("rope_theta", facts.get("rope_theta"))
+    kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
+    rope.pop("type", None)
+    kinds = {"default": [], "linear": ["factor"], "llama3": list(SCALING)}
+    wanted = [SCALING[name] for name in kinds.get(kind, [])]
+    given = {key: x for key, x in rope.items() if key in wanted or x not in (None, 1)}  # 1 changes nothing
+    if kind not in kinds or set(given) != set(wanted):
+        raise ValueError(f"RoPE of kind {kind!r} with {given!r:.200} is not supported; default, linear and "
+                         "llama3 are")
+    return theta, {name: float(given[SCALING[name]]) for name in kinds[kind]} or None
+
+
+def their_rope(cfg):
+    """rope_parameters of transformers 5."""
+    kind = "default" if not cfg.scaling else "linear" if len(cfg.scaling) == 1 else "llama3"
+    scaling = {SCALING[name]: value for name, value in (cfg.scaling or {}).items()}
+    return {"rope_type": kind, "rope_theta": cfg.theta, **scaling}
 
 
 def read_config(folder):
@@ -108,7 +124,7 @@ def read_config(folder):
         for key, plain in PLAIN[family].items():
             if facts.get(key, plain) != plain:
                 raise ValueError(f"{key}={facts[key]!r:.80} is not supported; it must be {json.dumps(plain)}")
-        facts["rope_theta"] = rope_theta(facts)
+        facts["rope_theta"], facts["rope_scaling"] = read_rope(facts)
         found = {"init_std": 0.02, "tied": facts.get("tie_word_embeddings", family == "bloom")}
         for name, columns in KEYS.items():
             keys = [key for key in columns[COLUMN[family]].split() if facts.get(key) is not None]
@@ -131,7 +147,8 @@ def their_config(family, cfg, dtype):
     if family == "llama":       # version 4 of transformers reads rope_theta, version 5 rope_parameters
         theirs["hidden_act"] = "silu"
         theirs["head_dim"] = cfg.dim // cfg.heads
-        theirs["rope_parameters"] = {"rope_type": "default", "rope_theta": cfg.theta}
+        theirs["rope_parameters"] = their_rope(cfg)
+        theirs["rope_scaling"] = their_rope(cfg) if cfg.scaling else None
     return theirs | {"tie_word_embeddings": cfg.tied, "dtype": dtype}
 
 

@@ -45,6 +45,7 @@ def test_a_value_fits_its_type_or_is_refused(value, kind, want):
     ("size=8b", "unknown size '8b' in"), ("optim.lr", "section.field=value"),
     ("model.heads=5", "model.dim=128 must be a multiple of 5 for 5 heads; use 125"),
     ("model.kv_heads=3", "not a multiple of model.kv_heads=3"),
+    ("model.scaling={'factor': 2, 'low': 1}", "it has a factor, or factor, low, high and original"),
     ("run.batch=0", "run.batch=0: it must be above 0"), ("optim.clip=0", "optim.clip=0.0: it must"),
     ("run.name=../x", "plain folder name"), ("optim.lr=1e-5", "set optim.min_lr=1e-06"),
     *[(f"machine.skip_steps={wrong}", f"machine.skip_steps={wrong}: it must be first:end")

@@ -101,12 +101,20 @@ def overwrite(path, content):
 
 NEW_THETA = {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
 OLD_THETA = {"rope_parameters": None, "rope_theta": 500_000}
+LINEAR = {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}
+OLD_LINEAR = {"rope_parameters": None, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}}
+FACTORS = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 64}
+LLAMA3 = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **FACTORS}}
+OLD_LLAMA3 = {"rope_parameters": None, "rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **FACTORS}}
 
 
 @pytest.mark.parametrize("name, changes, edits", [
     ("bloom", {"n_head": 1}, {}), ("bloom", {"n_head": 6}, {}), ("bloom", {"tie_word_embeddings": False}, {}),
     ("llama", {"num_key_value_heads": 2, "intermediate_size": 256}, {}), ("llama", NEW_THETA, {}),
-    ("llama", NEW_THETA | {"tie_word_embeddings": True, "num_attention_heads": 6}, OLD_THETA)])
+    ("llama", NEW_THETA | {"tie_word_embeddings": True, "num_attention_heads": 6}, OLD_THETA),
+    ("llama", LINEAR, {}), ("llama", LINEAR, OLD_LINEAR), ("llama", LLAMA3, {}),
+    ("llama", LLAMA3 | {"num_key_value_heads": 2, "tie_word_embeddings": True}, OLD_LLAMA3)])
 def test_an_imported_model_has_the_logits_of_transformers(name, changes, edits, work, prepared):
     hf = small(name, **changes)
     save(hf, "hf", prepared, max_shard_size="30KB")
@@ -143,10 +151,12 @@ def test_training_goes_on_from_an_import_as_in_transformers_with_adamw(name, wor
     assert ours == pytest.approx(theirs, abs=1e-4) and len(ours) == 5 and abs(ours[0] - ours[4]) > 0.01
 
 
-@pytest.mark.parametrize("name, dtype", [("bloom", torch.float32), ("llama", torch.bfloat16),
-                                         ("llama", torch.float16)])
-def test_import_then_export_gives_the_same_tensors_names_and_dtypes(name, dtype, work, prepared, monkeypatch):
-    hf = small(name, **({} if name == "bloom" else {"num_key_value_heads": 2})).to(dtype)
+@pytest.mark.parametrize("name, dtype, changes", [
+    ("bloom", torch.float32, {}), ("llama", torch.bfloat16, LLAMA3 | {"num_key_value_heads": 2}),
+    ("llama", torch.float16, LINEAR)])
+def test_import_then_export_gives_the_same_tensors_names_and_dtypes(name, dtype, changes, work, prepared,
+                                                                    monkeypatch):
+    hf = small(name, **changes).to(dtype)
     save(hf, "hf", prepared, max_shard_size="30KB")
     monkeypatch.setattr(transfer, "SHARD", 20_000)
     come_in("hf")
@@ -239,8 +249,9 @@ NORM = torch.ones(48)
 @pytest.mark.parametrize("changes, words", [
     # keys of config.json
     ({"model_type": "mistral"}, "config.json: model_type 'mistral' is not supported; bloom and llama are"),
-    ({"rope_scaling": {"type": "linear", "factor": 2}}, "RoPE as in rope_scaling=.*linear"),
-    ({"rope_parameters": {"rope_type": "llama3"}}, "RoPE as in rope_parameters=.*llama3"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 2}}, "RoPE of kind 'yarn'"),
+    ({"rope_parameters": {"rope_type": "llama3", "factor": 2}}, "RoPE of kind 'llama3' with {'factor': 2}"),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "kind 'default' with {'partial_rotary_factor'"),
     ({"hidden_act": "gelu"}, "hidden_act=.* must be \"silu\""), ({"hidden_size": "48"}, "dim='48' must be"),
     ({"hidden_size": None}, "config.json: .* missing .*'dim'"), ({"vocab_size": 511}, "embed_tokens"),
     ({"num_hidden_layers": 3}, "layers.2.* is missing"), ({"num_key_value_heads": 2}, "k_proj.weight is"),

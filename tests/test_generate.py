@@ -115,7 +115,8 @@ def test_drawn_tokens_have_the_exact_distribution(settings):
 # ---- the cache ----
 
 @pytest.mark.parametrize("name, more", [
-    ("bloom", {}), ("llama", {"kv_heads": 2}), ("llama", {"position": "none"})])
+    ("bloom", {}), ("llama", {"kv_heads": 2}), ("llama", {"scaling": {"factor": 4.0}}),
+    ("llama", {"position": "none"})])
 @pytest.mark.parametrize("pad", [None, [0, 3, 8, 18]])
 def test_a_cache_that_slid_is_that_of_the_text_without_the_middle(name, more, pad):
     """With padding, for each row what it has. In one layer keys depend on nothing but token and position."""

@@ -181,6 +181,16 @@ def test_rope_scores_depend_on_the_distance_only():
     )
 
 
+def test_scaled_rope_by_hand():
+    """With `original` 2 pi a pair turns as often as its frequency says: 8 turns are above `high`, 4 lie in
+    the middle between the two, 1 is below `low`."""
+    frequency = torch.tensor([8.0, 4.0, 1.0])
+    scaled = M.llama3_scaling(frequency, factor=4, low=2, high=6, original=2 * math.pi)
+    assert torch.allclose(scaled, torch.tensor([8.0, (4 + 1) / 2, 0.25]))
+    x, pos = torch.randn(1, 2, 5, 8), torch.arange(5).unsqueeze(0)
+    assert torch.allclose(M.rope(x, pos * 4, scaling={"factor": 4.0}), M.rope(x, pos), atol=1e-6)
+
+
 @BOTH
 def test_future_tokens_change_nothing(name):
     m = build(name).eval()
