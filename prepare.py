@@ -147,7 +147,7 @@ def gather(corpus):
     gathered, found = [], {}
     for s in corpus.sources:
         urls = [s.url] if isinstance(s.url, str) else s.url or []
-        sums = s.sha256 if isinstance(s.sha256, list) else [s.sha256] * len(urls)
+        sums = [s.sha256] if isinstance(s.sha256, str) else s.sha256 or [None] * len(urls)
         if len(sums) != len(urls):
             raise ValueError(f"source {s.name}: give one sha256 for each url")
         with config.blame(f"source {s.name}" + (f", which comes from {s.origin}" if s.origin else "")):

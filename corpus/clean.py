@@ -30,6 +30,10 @@ def table(folder):
     path = f"{folder}/thresholds.toml"
     with open(path, "rb") as f, config.blame(path):
         t = tomllib.load(f)
+        for section, entries in table(RULES_FOLDER).items() if folder != RULES_FOLDER else ():
+            needed = {"default"} if section == "languages" else set(entries)
+            if missing := needed - set(t.get(section, ())):
+                raise ValueError(f"it needs {section}.{min(missing)}")
         for lang, row in t["languages"].items():
             if len(row) != len(t["columns"]):
                 raise ValueError(f"the row {lang} has {len(row)} numbers for {len(t['columns'])} columns")

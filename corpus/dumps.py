@@ -53,11 +53,13 @@ def known(**facts):
     return {k: v for k, v in facts.items() if v}
 
 
-def decode(data, at=0):
-    """The text of UTF-8 that begins at byte `at` of its file."""
+def decode(data, at=0, latin=False):
+    """The text of bytes from byte `at` of a file on: UTF-8, or Latin-1 if the file says so."""
     try:
         text = data.decode()
     except UnicodeDecodeError as e:
+        if latin:
+            return data.decode("latin-1")
         raise Broken(f"byte {at + e.start}", "invalid_utf8") from e
     return text if at else text.removeprefix("\ufeff")
 
@@ -108,7 +110,7 @@ def elements(f, root):
                     raise Broken(f"the first element is <{tag}>, not <{root}>")
                 yield tag, e.attrib, ""
             stack.append(e)
-    except ElementTree.ParseError as e:
+    except (ElementTree.ParseError, LookupError) as e:       # LookupError: an encoding that nobody knows
         raise Broken(e) from e
 
 
@@ -161,7 +163,7 @@ def put_post(posts, a):
         body = a.pop("Body")
         row = int(question), kind, int(a.get("Score", 0)), int(a["Id"]), body, json.dumps(a)
         posts.execute("INSERT INTO post VALUES (?, ?, ?, ?, ?, ?)", row)
-    except (KeyError, ValueError, sqlite3.IntegrityError) as e:
+    except (KeyError, ValueError, OverflowError, sqlite3.IntegrityError) as e:
         raise Broken(e) from e
     return {}
 
@@ -229,7 +231,7 @@ def members(f):
             f.seek(tar.offset)
             if f.read(512) != bytes(512):  # tarfile takes a damaged header for the end
                 raise Broken(f"byte {tar.offset}: neither a file's header nor the end")
-    except tarfile.TarError as e:
+    except (tarfile.TarError, OverflowError, ValueError) as e:
         raise Broken(f"byte {f.tell()}: {e}") from e
 
 
@@ -257,7 +259,8 @@ def paper(files, number):
         raise Broken("no LaTeX in it", "no_source")
     if sum(map(len, files.values())) > PAPER:
         raise Broken(f"above {PAPER:,} bytes of LaTeX", "too_large")
-    texts = {os.path.normpath(file): markup.uncommented(decode(data).replace("\r\n", "\n"))
+    latin = any(re.search(rb"\\usepackage\s*\[latin[19]\]\s*\{inputenc\}", data) for data in files.values())
+    texts = {os.path.normpath(file): markup.uncommented(decode(data, latin=latin).replace("\r\n", "\n"))
              for file, data in files.items()}
     found = [included(main, texts) for main in mains]
     best = max(found, key=lambda text: ("\\begin{document}" in text, len(text)))

@@ -116,6 +116,8 @@ class Page(HTMLParser):
         self.out.append(BREAKS.get(tag, ""))
 
     def handle_data(self, data):
+        if self.cdata_elem:                         # <script>, <style>
+            return
         self.out.append(data.translate(CODE) if self.pre else re.sub(r"\s+", " ", data))
 
     def parse_html_declaration(self, i):        # <!DOCTYPE html>, <![if IE]>: the library fails on some
@@ -138,8 +140,10 @@ def html(text):
 COMMAND = r"\\(?:[a-zA-Z@]+|.)"
 INSIDE = r"(?:\\.|[^{}\\])"                         # of braces: \{ is a sign, not a brace
 BODY = rf"(?:{INSIDE}|\{{(?:{INSIDE}|\{{(?:{INSIDE}|\{{{INSIDE}*+\}})*+\}})*+\}})*+"    # braces four deep
+STRUCTURE = {f"\\{name}" for name in "section begin end cite ref label item bibliography".split()}
 DEFINE = re.compile(
-    rf"\\(?:newcommand\*?|def)\s*+(?:\{{\s*+({COMMAND})\s*+\}}|({COMMAND}))\s*+\{{({BODY})\}}", re.S)
+    r"\\(?:newcommand\*?|renewcommand\*?|providecommand\*?|DeclareMathOperator\*?|def)\s*+"
+    rf"(?:\{{\s*+({COMMAND})\s*+\}}|({COMMAND}))\s*+\{{({BODY})\}}", re.S)
 REFERENCES = re.compile(
     r"\\begin\{thebibliography\}.*?(?:\\end\{thebibliography\}|\Z)"
     r"|\\(?:bibliography|bibliographystyle|printbibliography)(?![a-zA-Z])(?:\[[^\[\]]*\])?(?:\{[^{}]*\})?",
@@ -157,6 +161,8 @@ def expanded(text):
     r"""Without definitions of macros, and with what they stand for in their place; those with arguments stay.
     expanded("\\def\\R{\\mathbb{R}} $\\R$") -> ' $\\mathbb{R}$'"""
     macros = {braced or bare: body for braced, bare, body in DEFINE.findall(text)}      # the last one counts
+    macros = {name: body for name, body in macros.items()
+              if name not in STRUCTURE and name not in re.findall(COMMAND, body)}
     text = DEFINE.sub("", text)
     for _ in range(4):      # macros stand in macros
         text = re.sub(COMMAND, lambda m: macros.get(m[0], m[0]), text, flags=re.S)

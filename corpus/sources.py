@@ -145,17 +145,18 @@ def read_text(f, name, source):
         yield tried(f"{name}#{number}", name, piece, part, at)
 
 
-def whole(f):
+def whole(f, latin=None):
     """The text of a file that is read at once."""
     raw = f.read(LARGEST + 1)
     if len(raw) > LARGEST:
         raise Broken(f"above {LARGEST:,} bytes", "too_large")
-    return decode(raw).replace("\r\n", "\n")
+    return decode(raw, latin=latin and re.search(latin, raw[:4096], re.I)).replace("\r\n", "\n")
 
 
 def read_gutenberg(f, name, source):
     """A Project Gutenberg book: header and footer off, the facts they name kept, cut as plain text."""
-    about, body = markup.gutenberg(whole(f))
+    latin = rb"character set encoding: *iso[- ]?(8859|latin)-?1\b"
+    about, body = markup.gutenberg(whole(f, latin))
     for document in read_text(io.BufferedReader(io.BytesIO(body.encode())), name, source):
         yield document | about
 
@@ -217,8 +218,10 @@ def read_jsonl(f, name, source):
         number += 1
         key = f"{name}:{number}"
         if len(line) == LARGEST:
-            raise Broken(f"line {number} has {LARGEST:,} bytes or more", "too_large")
-        if line.strip():
+            while line and not line.endswith(b"\n"):
+                line = f.readline(LARGEST)
+            yield dropped(key, "too_large", f"{key}, {LARGEST:,} bytes or more")
+        elif line.strip():
             yield tried(key, key, from_line, line, source)
 
 
@@ -240,7 +243,7 @@ def read_parquet(f, name, source):
                 number += 1
                 key = f"{name}:{number}"
                 yield tried(key, key, from_record, record, source)
-    except pyarrow.ArrowException as e:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as e:
         raise Broken(f"rows from {number + 1} on: {e}") from e
 
 
@@ -308,7 +311,8 @@ def read_documents(source, files=None, progress=None):
     """Yield the documents of `files`, a list as found() gives, or of all of them.
     progress(n) is called with the bytes gone through since its last call."""
     if source.reader not in ("auto", *READERS):
-        raise ValueError(f"unknown reader {source.reader!r}; use auto or one of {', '.join(READERS)}")
+        raise ValueError(f"source {source.name}: unknown reader {source.reader!r}; use auto or one of "
+                         f"{', '.join(READERS)}")
     about = known(lang=source.lang, licence=source.licence)
     for file, name, size in found(source) if files is None else files:
         with open(file, "rb") as raw:

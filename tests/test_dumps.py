@@ -151,6 +151,8 @@ PAPERS = {
     "1001/1001.0003.pdf": b"%PDF-1.4", "1001/hep-th0001004.gz": gzip.compress(ONE.replace(b"One", b"Two")),
     "1001/1001.0005.gz": b"not gzip", "1001/1001.0006.gz": gzip.compress(b"%!PS-Adobe"),
     "1001/1001.0007.gz": gzip.compress(ONE.replace(b"Text", b"T\xe9xt")),
+    "1001/1001.0011.gz": gzip.compress(
+        ONE.replace(b"Text", b"T\xe9xt").replace(rb"\begin{d", rb"\usepackage[latin1]{inputenc}\begin{d")),
     "1001/1001.0008.gz": gzip.compress(ONE)[:-20], "1001/1001.0009.gz": gzip.compress(tar(None, TWO)[:1000]),
     "1001/1001.0010.gz": gzip.compress(ONE * 100_000)}
 
@@ -162,7 +164,7 @@ def test_papers_are_read_from_bulk_archives():
                             "url": "https://arxiv.org/abs/1001.0001"}
     kept, dropped = split(documents)
     assert kept["1001.0002"] == "\\section{Intro} On $\\mathbb{R}$.\n\\section{More} Loops end."
-    assert kept["hep-th/0001004"] == "\\section{Two} Text."
+    assert kept["hep-th/0001004"] == "\\section{Two} Text." and kept["1001.0011"] == "\\section{One} Téxt."
     assert [reason for reason, _ in dropped] == [
         "no_source", "broken_record", "no_source", "invalid_utf8", "broken_record", "broken_record",
         "too_large"]

@@ -101,7 +101,8 @@ of <a href="x" title="a > b">a link</a>&nbsp;&amp;lt; &notit;</p><!-- language: 
     (r"\newcommand\a{\mathbf{\b}}\def \b {y\}}$\a$", r"$\mathbf{y\}}$"),      # macros in macros
     (r"\def\be{\begin{math}}\def\ee{\end{math}}\be a = b \ee", r"\begin{math} a = b \end{math}"),
     (r"\def\a{1}\def\a{2}\a", "2"),
-    (r"\definecolor{a}\renewcommand{\section}{\old}", r"\definecolor{a}\renewcommand{\section}{\old}"),
+    (r"\definecolor{a}\renewcommand{\section}{\old}\section{B}", r"\definecolor{a}\section{B}"),
+    (r"\DeclareMathOperator{\Tr}{Tr}\def\phi{\varphi\phi}$\Tr\phi$", r"$Tr\phi$"),     # not into itself
     (r"\def\half#1{\frac{#1}{2}}\half{x}", r"\def\half#1{\frac{#1}{2}}\half{x}"),    # with arguments
 ])
 def test_latex_writes_out_what_authors_define(text, expected):

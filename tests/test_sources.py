@@ -142,6 +142,8 @@ def test_a_gutenberg_book_is_known_by_its_marker():
     assert len(documents) > 3 and documents[1].pop("text")
     assert documents[1] == {"id": "a.txt#1", "source": "s", "title": "Emma", "author": "Jane Austen",
                             "lang": "fr", "url": "https://www.gutenberg.org/ebooks/158"}
+    said = BOOK.replace("Language:", "Character set encoding: ISO-8859-1\r\nLanguage:").encode("latin-1")
+    assert "è" in read(write("latin.txt", said))[0]["text"]
     bad = split(read(write("bad.txt", BOOK.encode("latin-1"))))[1]
     assert bad == [("invalid_utf8", f"bad.txt, byte {BOOK.index('è')}")]
 
@@ -175,7 +177,8 @@ def test_broken_json_records_are_dropped_one_by_one(monkeypatch):
     assert split(read("a.jsonl", field="body"))[0] == {"a.jsonl:4": "b"}
     monkeypatch.setattr(sources, "LARGEST", 50)
     kept, dropped = split(read(write("a.jsonl", records(["xxxxx", "x" * 500, "xxxxxxx"]))))
-    assert list(kept) == ["a.jsonl:1"] and dropped == [("too_large", "a.jsonl, line 2 has 50 bytes or more")]
+    assert list(kept) == ["a.jsonl:1", "a.jsonl:3"]
+    assert dropped == [("too_large", "a.jsonl:2, 50 bytes or more")]
 
 
 def test_parquet_rows_are_documents_in_batches():
