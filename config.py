@@ -78,8 +78,8 @@ class Data:
 
 @dataclass
 class Machine:
-    """How this machine does the work. These settings may change at every start, and do not change the result;
-    only `skip_steps` does, which leaves out steps that spoil a run."""
+    """How this machine does the work. These settings may change at every start. They change the result by
+    rounding at most; only `skip_steps` does more, it leaves out steps that spoil a run."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     micro: int = 1                      # rows per forward pass
@@ -167,7 +167,7 @@ def fit(value, kind):
         for k in inside:
             with contextlib.suppress(TypeError):
                 return fit(value, k)
-    elif origin is Literal and value in inside:
+    elif origin is Literal and any(type(each) is type(value) and each == value for each in inside):
         return value
     elif origin is list and isinstance(value, (list, tuple)):
         return [fit(v, inside[0]) for v in value]

@@ -96,7 +96,7 @@ def alongside(program):
     try:
         program()
     except (OSError, ValueError, RuntimeError) as e:
-        message = " ".join(str(e).split())[:500]
+        message = " ".join(str(e).split())
         of_gloo = type(e) is RuntimeError and ("Connection" in message or "gloo" in message)
         lost = isinstance(e, dist.DistError) or of_gloo
         if isinstance(e, RuntimeError) and not lost:
@@ -104,7 +104,9 @@ def alongside(program):
         if lost:
             message = f"another process is lost, see what it says; torchrun --max-restarts goes on: {message}"
         if not dist.is_initialized():
-            raise OSError(message) from e
+            if lost:
+                raise OSError(message) from e
+            raise
     if dist.is_initialized():
         if message:
             sys.stderr.write(f"error: rank {place()[0]}: {message}\n")

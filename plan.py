@@ -61,7 +61,7 @@ def print_run(cfg, gpus, P, flops):
     """Size and length of the run; `flops` are per token."""
     m, r = cfg.model, cfg.run
     rows = math.ceil(r.batch / gpus)
-    again = ", and a third more for machine.recompute" if cfg.machine.recompute else ""
+    again = ", and a third more for machine.recompute" if cfg.machine.recompute is True else ""
     print(f"{r.name}: {P:,} parameters, {m.vocab * m.dim:,} of them in the embedding\n"
           f"{flops / 1e9:,.3f} GFLOPs per token{again}\n"
           f"{data.steps_in(r, m.context):,} steps, {r.tokens:,} tokens; {r.batch} rows of {m.context} per "

@@ -82,7 +82,11 @@ class Tokenizer:
     files = {}                  # {name: bytes} of the folder that was read
 
     def set_roles(self, says):
-        self.unk, self.bos, self.eos, self.pad = map(self.special_ids.get, role_names(says))
+        ids = self.special_ids
+        for role, name in zip(ROLES, role_names(says)):
+            if says.get(f"{role}_token") and name not in ids:
+                raise ValueError(f"its {role}_token {name!r} is not one of its special tokens")
+            setattr(self, role, ids.get(name))
         self.ends = {self.eos} - {None}
 
     @property
@@ -294,6 +298,8 @@ class Foreign(Tokenizer):
         elif cut != json.dumps([None, BPE.CUT], sort_keys=True):
             self.way = cut
         begun = self.library.encode("a")
+        if begun.special_tokens_mask[-1]:
+            raise ValueError("it puts a token behind every text, which this program does not")
         self.prompt = begun.ids[:begun.special_tokens_mask.index(0)]
 
     def ids_of(self, texts):
@@ -308,7 +314,9 @@ def is_byte_level(file):
 
 def from_files(files):
     """The tokenizer of {name: bytes}."""
-    file, says = (json.loads(files.get(name, b"{}")) for name in ("tokenizer.json", "tokenizer_config.json"))
+    file, says, also = (json.loads(files.get(name, b"{}")) for name in (FILES[0], *FILES[2:]))
+    if "added_tokens_decoder" not in says:          # else transformers does not read the other file
+        says |= also
     if "tokenizer.model" in files and not is_byte_level(file):
         adds_bos = file.get("post_processor") if file else says.get("add_bos_token", True)
         found = SentencePiece(files["tokenizer.model"], says, adds_bos)
@@ -326,7 +334,9 @@ def load(folder, imported=False):
         raise ValueError(f"no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model")
     try:
         found = from_files(files)
-    except Exception as e:              # the libraries raise plain ones
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as e:          # the libraries raise plain ones; Rust's panic is no Exception
         raise ValueError(f"{folder} has no tokenizer that this program can use: {e!r:.300}") from e
     found.files, found.imported = files, imported
     return found

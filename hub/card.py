@@ -38,11 +38,12 @@ def data(run):
     """The data card without the part that shows what was taken out."""
     folder = f"data/{run.settings().data.name}"
     sums = run.facts["data_sha256"]
-    manifest = f"{folder}/manifest.json"
-    if not os.path.exists(manifest) or checkpoint.hashes(config.read_json(manifest)) != sums:
+    manifest, card = f"{folder}/manifest.json", f"{folder}/DATA_CARD.md"
+    there = os.path.exists(manifest) and os.path.exists(card)
+    if not there or checkpoint.hashes(config.read_json(manifest)) != sums:
         return (f"## Data\n\n{folder} was not there, or had changed, when this was written. Its sources: "
                 f"{', '.join(sums)}; their licences and permissions are not known here.\n")
-    with open(f"{folder}/DATA_CARD.md", encoding="utf-8") as f:
+    with open(card, encoding="utf-8") as f:
         text = f.read().partition("## What was taken out")[0]
     return "## Data\n\n" + re.sub("^#", "##", text, flags=re.M)
 
