@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import generate
 from data import IGNORE
 from evaluation.tasks import OWN, as_list, kind_of
+from fast import decode
 from model import LOGITS, Cache
 
 # ---- texts to ids ----
@@ -124,9 +125,11 @@ def score(model, pairs, batch=16, tick=lambda n: None):
 def write_answers(model, tokenizer, prompts, stops, tokens, batch=16, tick=lambda n: None):
     """What greedy decoding writes after each of `prompts`, ids, up to one of its `stops`."""
     written, draw = [], generate.Draw(temperature=0)
+    steps = decode.choose_steps(model.embed.weight.device.type)
     for at in range(0, len(prompts), batch):
         part, ends, texts = prompts[at:at + batch], stops[at:at + batch], []
-        for _ in generate.continuations(model, tokenizer, part, tokens, ends, into=texts, draw=draw):
+        for _ in generate.continuations(model, tokenizer, part, tokens, ends, into=texts, draw=draw,
+                                        steps=steps):
             pass
         written += [text.text.strip() for text in texts]
         tick(len(part))
@@ -170,12 +173,12 @@ def normal(text, number=False):
 def judge(item, found):
     """What an item gets for `found`: the answer that was written, or the score() of its pairs. Under each
     rule the choice with the highest score is chosen."""
-    if "answer" in item:
+    if kind_of(item) == "answer":
         number = item.get("number", False)
         golds = {normal(gold, number) for gold in as_list(item["answer"])}
         return {"text": found, "right": {"match": normal(found, number) in golds}}
     scores = [p for p, _ in found]
-    if "target" in item:
+    if kind_of(item) == "target":
         return {"scores": scores[0], "right": {"greedy": found[0][1]}}
     best = {rule: int(np.argmax(each)) for rule, each in rule_scores(item["choices"], scores).items()}
     return {"scores": scores, "right": {rule: choice == item["label"] for rule, choice in best.items()}}

@@ -87,7 +87,8 @@ def check_item(item):
     several = "choices" in item and isinstance(context, list)
     contexts = context if several else [context] * len(answers)
     fine = len(contexts) == len(answers) > 0
-    fine = fine and all(isinstance(text, str) for text in [*contexts, *answers])
+    others = [item.get("lang") or "", *as_list(item.get("stop", "\n"))]
+    fine = fine and all(isinstance(text, str) for text in [*contexts, *answers, *others])
     fine = fine and all(text.strip() for text in answers)
     if "choices" in item:
         fine = fine and type(label) is int and 0 <= label < len(answers) > 1
@@ -131,7 +132,8 @@ def solved(item):
         before = context if isinstance(context, str) else context[item["label"]]
         return before + item["choices"][item["label"]]
     if "answer" in item and "shot" not in item:
-        return f"{context} {as_list(item['answer'])[0]}"
+        space = "" if context.endswith((" ", "\n")) else " "
+        return context + space + as_list(item["answer"])[0]
     return context + item.get("shot", item.get("target"))
 
 

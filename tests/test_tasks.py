@@ -128,6 +128,7 @@ BROKEN = ['{"context": "a", "choices": ["b"], "label": 0}',
           '{"context": "a", "choices": ["b", " "], "label": 0}',
           '{"context": "a", "choices": ["b", "c"], "label": true}',
           '{"context": ["a"], "choices": ["b", "c"], "label": 0}', '{"context": ["a"], "answer": "b"}',
+          '{"context": "a", "answer": "b", "stop": 5}', '{"context": "a", "answer": "b", "lang": ["en"]}',
           '{"context": "a"}', '{"answer": "b"}', '[1]', '{"context": 3, "answer": "b"}', 'null', '']
 
 
