@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from model import Cache, rope
 
@@ -41,13 +42,19 @@ def candidates(logits, draw, seen=None):
     all_p = ((logits - logits.amax(-1, keepdim=True)) / draw.temperature).softmax(-1)
     if draw.top_k is None and draw.top_p == 1 and draw.min_p == 0:
         return all_p, torch.arange(all_p.shape[1], device=logits.device).expand_as(all_p)
-    all_of_them = draw.top_k is None and logits.is_cuda         # a GPU sorts sooner than it can be asked
+    # to ask whether the FIRST are enough, the host would wait for a GPU: there all are sorted
+    all_of_them = draw.top_k is None and logits.is_cuda
     n = all_p.shape[1] if all_of_them else min(draw.top_k or FIRST, all_p.shape[1])
     p, ids = all_p.topk(n)                                      # the likeliest first
     if draw.top_k:
         p = p / p.sum(-1, keepdim=True)
-    elif n < all_p.shape[1] and ((p.sum(-1) < draw.top_p) & (p[:, -1] >= draw.min_p * p[:, 0])).any():
-        p, ids = all_p.sort(descending=True)                    # more than the FIRST may follow
+    elif n < all_p.shape[1]:
+        more = (p.sum(-1) < draw.top_p) & (p[:, -1] >= draw.min_p * p[:, 0])
+        if more.any():                                          # more than the FIRST may follow in these rows
+            every_p, every_id = all_p.sort(descending=True)
+            room = (0, every_p.shape[1] - n)
+            p = torch.where(more.unsqueeze(1), every_p, F.pad(p, room))
+            ids = torch.where(more.unsqueeze(1), every_id, F.pad(ids, room))
     keep = (p.cumsum(-1) - p < draw.top_p) & (p >= draw.min_p * p[:, :1])   # the likeliest always
     return p * keep, ids
 
@@ -78,7 +85,8 @@ def slide(cache, m):
 
     What stays gets the positions it would have if nothing had been between: keys that RoPE has turned by
     their position are turned on by the difference. Heads that look for nothing look at the first tokens;
-    without them a model fails (Xiao et al. 2023). Padding goes first.
+    without them a model fails (Xiao et al. 2023). Padding goes first: if there is less of it than has to go,
+    the first tokens come from behind it, else every column moves and the rest of the padding stays.
     """
     n = SINKS + m
     gone = cache.n - n
@@ -98,7 +106,7 @@ def slide(cache, m):
             kept = rope(kept, now - was, cfg.theta, cfg.scaling)
         keys[:, :, :n] = kept
         values[:, :, :n] = values.take_along_dim(index, 2)
-    cache.n, cache.pad = n, left.squeeze(1)
+    cache.n, cache.pad = n, left.squeeze(1).expand(cache.k.shape[1])
 
 
 def read(model, cache, ids):

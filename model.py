@@ -97,8 +97,8 @@ def attention(q, k, v, pos, mask=None, slopes=None):
 
     `pos` (B or 1, T) are the positions of the queries. A query sees a key where `mask` (B or 1, 1, T, S) is
     True; no mask is causal: the queries are the last T of S. With `slopes` (H,) the bias is ALiBi's: slope *
-    (j - i) for key j and query i. In a row with left padding j is too large by the padding, for all its keys
-    alike: what is constant along a row of scores does not change the softmax.
+    (j - i) for key j and query i. With left padding j counts the padding and `pos` does not. That adds one
+    number to all scores of a query, which the softmax ignores.
     """
     T, S, shared = q.shape[2], k.shape[2], q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
@@ -159,6 +159,7 @@ class SwiGluMLP(nn.Module):
         return self.down(swiglu(self.gate(x), self.up(x)))
 
 
+# a third one stands in config.Model and planning.memory.norm_bytes() too
 NORM = {"layer": LayerNorm, "rms": RMSNorm}
 MLP = {"gelu": GeluMLP, "swiglu": SwiGluMLP}
 
@@ -196,8 +197,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """With `recompute` only the input is kept for the backward pass, the rest is computed again. It holds
-    arguments of torch.utils.checkpoint: a context_fn may keep some results all the same."""
+    """`recompute` None keeps everything for the backward pass. A dictionary keeps only the input and computes
+    the rest again; it holds further arguments of torch.utils.checkpoint, {} is none."""
     def __init__(self, cfg, recompute=None, attend=attention):
         super().__init__()
         C, self.recompute = cfg.dim, recompute
@@ -284,9 +285,10 @@ class Cache:
 
 def places(columns, S, pad=None):
     """(pos, mask) of the tokens in `columns` (T,) of S: their positions (B or 1, T), and which columns they
-    may see (B or 1, 1, T, S). No mask is plainly causal, which fast forms of attention() know without one."""
+    may see (B or 1, 1, T, S). The mask is None where the order of the columns is enough: attention() and its
+    fast forms then apply it themselves."""
     pos = columns.unsqueeze(0)
-    if pad is None and len(columns) == S:
+    if pad is None and len(columns) in (1, S):
         return pos, None
     key, query = torch.arange(S, device=columns.device), columns.unsqueeze(1)       # (S,), (T, 1)
     mask = key <= query

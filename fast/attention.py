@@ -4,10 +4,10 @@ Every form takes what attention() takes and gives what it gives, up to rounding;
 compares them, backward too. Without this file Transformer(cfg) works, and is slower.
 
     form      for                                          what it does
-    fused     RoPE and no positions; ALiBi on a CPU        one kernel, the bias is a mask
+    fused     RoPE, or position none; ALiBi on a CPU       one kernel, the bias is a mask
     blocks    short rows in bfloat16 on a CPU              plain products, the unseen half is left out
-    flex      ALiBi on a GPU with a compiler               one kernel that computes the bias itself
-    folded    ALiBi on a GPU without one                   one kernel, the bias hides in more coordinates
+    flex      ALiBi on a GPU, compiled                     one kernel that computes the bias itself
+    folded    ALiBi on a GPU, not compiled                 one kernel, the bias hides in more coordinates
 
 Letters: B batch   T queries   S keys   H heads   K key heads   D head width
 """
@@ -24,13 +24,13 @@ EXTRA = 8               # coordinates that folded() adds: three are used, kernel
 
 
 def choose(position, device, T, dtype, compiled):
-    """The form for `position` ("alibi", "rope", "none") on `device`, for rows of T tokens in training and
-    products in `dtype`. `compiled`: torch.compile works there."""
+    """The form for `position` ("alibi", "rope", "none") on `device`, for a context of T tokens and products
+    in `dtype`. `compiled`: the blocks will be."""
     if device == "cpu" and dtype == torch.bfloat16 and T <= SHORT:
         return blocks
     if position != "alibi" or device == "cpu":
         return fused
-    return flex(T, device) if compiled else folded
+    return flex(T, device) if compiled and device == "cuda" else folded
 
 
 def bias(q, S, pos, mask, slopes):
@@ -39,15 +39,16 @@ def bias(q, S, pos, mask, slopes):
     if mask is None:
         mask = key <= key[S - T:].unsqueeze(1)
     distance = (key - pos.unsqueeze(-1)).unsqueeze(1)
-    return (slopes.view(-1, 1, 1) * distance).masked_fill(~mask, -math.inf).to(q.dtype)
+    found = (slopes.view(-1, 1, 1) * distance).masked_fill(~mask, -math.inf)
+    return (found - found.amax(-1, keepdim=True)).to(q.dtype)       # near keys have small numbers: exact
 
 
 def fused(q, k, v, pos, mask=None, slopes=None):
     """PyTorch's own kernels. A causal mask costs them nothing, a mask of numbers is read from memory."""
     if slopes is not None:
         mask = bias(q, k.shape[2], pos, mask, slopes)
-    causal, shared = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=shared)
+    in_order, shared = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, is_causal=in_order, enable_gqa=shared)
 
 
 def blocks(q, k, v, pos, mask=None, slopes=None):
@@ -63,7 +64,8 @@ def blocks(q, k, v, pos, mask=None, slopes=None):
     return torch.cat(done, 2)
 
 
-def causal(b, h, i, j):
+def sees(b, h, i, j):
+    """Whether query i may look at key j, in any row and head."""
     return i >= j
 
 
@@ -72,7 +74,7 @@ def flex(T, device):
     score where it computes it."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
     kernel = torch.compile(flex_attention, dynamic=False)
-    seen = create_block_mask(causal, None, None, T, T, device=device)
+    seen = create_block_mask(sees, None, None, T, T, device=device)
 
     def attend(q, k, v, pos, mask=None, slopes=None):
         if mask is not None or not q.shape[2] == k.shape[2] == T:
@@ -85,10 +87,11 @@ def flex(T, device):
 
 
 def folded(q, k, v, pos, mask=None, slopes=None):
-    """q' and k' with q'.k' = q.k + slope * j * sqrt(D): 1 in each q, slope * j in each k.
+    """q' and k' with q'.k' = q.k + slope * j * sqrt(D): each q gets ones, each k gets slope * j * sqrt(D).
 
-    So every causal kernel works as it is. One bfloat16 number cannot tell the keys near position 2048 apart:
-    three coordinates hold slope * j as a sum. v is padded to the same width.
+    So every causal kernel works as it is. The factor sqrt(D) is there because the kernel divides by it, and
+    -slope * i is left out because it is constant along a row of scores. One bfloat16 number cannot tell the
+    keys near position 2048 apart: three coordinates hold the number as a sum. v is padded to the same width.
     """
     (B, H, T, D), K = q.shape, k.shape[1]
     if mask is not None or T != k.shape[2]:

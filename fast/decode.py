@@ -80,7 +80,7 @@ class Step:
     """One step on tensors that stay where they are: draw, note the ids, read them, get new logits.
 
     A graph repeats the same kernels on the same memory, so no Python number may change in it. `at` is the
-    column of the cache that is written next and `k` the step of the flight, both on the device; attention
+    column of the cache that is written next and `nth` the step of the flight, both on the device; attention
     looks at all S columns, with a mask that follows from `at`.
     """
     def __init__(self, model, cache, logits, vocab, draw, generators, seen):
@@ -91,22 +91,25 @@ class Step:
         self.n, self.S = cache.n, cache.k.shape[3]          # tokens in the cache, and room
         self.pad = torch.zeros(R, dtype=torch.long, device=device) if cache.pad is None else cache.pad.clone()
         self.at = torch.zeros(1, dtype=torch.long, device=device)
-        self.k = torch.zeros(1, dtype=torch.long, device=device)
+        self.nth = torch.zeros(1, dtype=torch.long, device=device)
         self.u = torch.zeros(R, FLIGHT, dtype=torch.float64, device=device)
         self.ids = torch.zeros(R, FLIGHT, dtype=torch.long, device=device)
-        cache.pad, cache.columns = self.pad, lambda T: (self.at, self.S)
+        at, S = self.at, self.S                 # a lambda that held self would keep the cache alive
+        cache.pad, cache.columns = self.pad, lambda T: (at, S)
         for tensor in (cache.k, cache.v):       # what is masked is multiplied by 0: it must not be NaN
             tensor[:, :, :, self.n:] = 0
+        if self.n == S:                         # recording a step writes into the next column
+            self.make_room()
         self.run = self.record() if logits.is_cuda else self.compute
 
     def compute(self):
-        ids = choose(self.logits[:, :self.vocab], self.draw, self.u.index_select(1, self.k)[:, 0], self.seen)
-        ids = ids.unsqueeze(1)
-        self.ids.index_copy_(1, self.k, ids)
+        u = self.u.index_select(1, self.nth)[:, 0]
+        ids = choose(self.logits[:, :self.vocab], self.draw, u, self.seen).unsqueeze(1)
+        self.ids.index_copy_(1, self.nth, ids)
         if self.seen is not None:
             self.seen.scatter_(1, ids, True)
         self.logits.copy_(self.model(ids, cache=self.cache)[:, -1])
-        self.k.add_(1)
+        self.nth.add_(1)
         self.at.add_(1)
 
     def record(self):
@@ -119,7 +122,8 @@ class Step:
             for _ in range(3):
                 self.begin()
                 self.compute()
-        torch.cuda.current_stream().wait_stream(stream)
+        main = torch.cuda.current_stream()
+        main.wait_stream(stream)
         graph, run = torch.cuda.CUDAGraph(), self.compute
         self.begin()
         try:
@@ -127,7 +131,8 @@ class Step:
                 self.compute()
             run = graph.replay
         except RuntimeError as e:
-            print(f"a step cannot be recorded here, going on without: {e}", file=sys.stderr)
+            torch.cuda.set_stream(main)
+            print(f"a step cannot be recorded here, going on without: {e.__context__ or e}", file=sys.stderr)
         self.logits.copy_(logits)
         if seen is not None:
             self.seen.copy_(seen)
@@ -135,13 +140,14 @@ class Step:
 
     def begin(self):
         """Put the counters where the host has them."""
-        self.k.zero_()
-        self.at.fill_(min(self.n, self.S - 1))
+        self.nth.zero_()
+        self.at.fill_(self.n)
 
     def fly(self, steps):
         """Start at most FLIGHT `steps`; returns their ids (R, steps) on their way to the host, and a function
         that waits for them."""
-        self.u.copy_(uniform(self.generators, FLIGHT), non_blocking=True)
+        u = uniform(self.generators, FLIGHT)
+        self.u.copy_(u.pin_memory() if self.u.is_cuda else u, non_blocking=True)
         self.begin()
         for _ in range(steps):
             if self.n == self.S:

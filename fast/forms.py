@@ -36,15 +36,15 @@ def can_compile(device):
         return False
 
 
-def of_training(cfg, device, dtype, flops_per_token):
-    """(arguments of Transformer, whether to compile its blocks)"""
+def of_training(cfg, device, dtype, count_flops):
+    """(arguments of Transformer, whether to compile its blocks). `count_flops` is train.flops_per_token()."""
     compiled = cfg.machine.compile
     if compiled == "auto":
         with torch.device("meta"):
             parameters = count(Transformer(cfg.model))
-        compiled = flops_per_token(cfg.model, parameters) * cfg.run.tokens > COMPILE_FROM[device]
+        compiled = count_flops(cfg.model, parameters) * cfg.run.tokens > COMPILE_FROM[device]
     compiled = compiled and can_compile(device)
-    part = torch.compile(loss.loss_and_slope) if compiled else loss.loss_and_slope
+    part = torch.compile(loss.loss_and_gradient) if compiled else loss.loss_and_gradient
     return {"recompute": RECOMPUTE[cfg.machine.recompute], "stream": STREAM[cfg.machine.stream],
             "attend": attention.choose(cfg.model.position, device, cfg.model.context, dtype, compiled),
             "loss": functools.partial(loss.cross_entropy, part=part)}, compiled

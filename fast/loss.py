@@ -14,7 +14,7 @@ from data import IGNORE
 from model import LOGITS
 
 
-def loss_and_slope(logits, targets):
+def loss_and_gradient(logits, targets):
     """(summed loss, its gradient with respect to logits (n, V)). That gradient is softmax - 1 at the target,
     softmax elsewhere, and 0 in a row that is not scored."""
     scored, at = (targets != IGNORE).float().unsqueeze(1), targets.clamp(min=0).unsqueeze(1)
@@ -37,12 +37,12 @@ class SummedLoss(torch.autograd.Function):
         for first in range(0, len(x), rows):
             at = slice(first, first + rows)
             some = x[at].to(dtype)
-            loss, slope = part(F.linear(some, matrix), targets[at])
+            loss, gradient = part(F.linear(some, matrix), targets[at])
             total += loss
             if wanted:
-                slope = slope.to(dtype)
-                dx[at] = slope @ matrix
-                dweight += slope.t() @ some
+                gradient = gradient.to(dtype)
+                dx[at] = gradient @ matrix
+                dweight += gradient.t() @ some
         ctx.gradients = dx, dweight
         return total
 
@@ -54,7 +54,9 @@ class SummedLoss(torch.autograd.Function):
         return dx.mul_(upstream), dweight.mul_(upstream), None, None, None
 
 
-def cross_entropy(x, weight, targets, at_once=LOGITS, part=loss_and_slope):
+def cross_entropy(x, weight, targets, at_once=LOGITS, part=loss_and_gradient):
     """As model.cross_entropy(), at most `at_once` logits in memory. Products have the dtype of autocast or of
-    x; what follows is float32. `part` is loss_and_slope(), or a compiled form of it."""
+    x; what follows is float32. `part` is loss_and_gradient(), or a compiled form of it."""
+    if not torch.is_grad_enabled():
+        x, weight = x.detach(), weight.detach()         # or the gradients would be computed all the same
     return SummedLoss.apply(x, weight, targets, at_once, part)

@@ -60,6 +60,14 @@ def test_a_mask_hides_the_same_keys_in_every_form(form, position):
     assert torch.allclose(want[1:], alone, atol=1e-5), "padding changes nothing"
 
 
+def test_much_padding_does_not_round_the_bias():
+    """Positions begin behind the padding, columns do not: the difference must not be rounded to bfloat16."""
+    (q, k, v), _ = inputs(6, 1, 1100, torch.bfloat16)
+    pos, mask = model.places(torch.tensor([1099]), 1100, torch.tensor([1000, 1000]))
+    want = model.attention(q.float(), k.float(), v.float(), pos, mask, slopes("alibi"))
+    assert (A.fused(q, k, v, pos, mask, slopes("alibi")).float() - want).abs().max() < 0.02
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
 def test_folded_alibi_is_exact_far_away_too(dtype, tolerance):
     """Near key 2000 one bfloat16 coordinate would round the bias by 4; three leave the rounding of the

@@ -163,6 +163,21 @@ def test_a_batch_of_unequal_prompts_equals_one_by_one_and_sample_i_is_that_of_se
     assert len(set(batch)) > 1
 
 
+def test_equal_prompts_slide_and_are_copied_for_their_samples(both):
+    two = texts(*both, [LONG, LONG], 9, draw=GREEDY, samples=2, window=16)
+    assert two == texts(*both, [LONG], 9, draw=GREEDY, window=16) * 4
+
+
+def test_equal_scores_are_drawn_alike_alone_and_beside_a_row_that_needs_more_candidates():
+    """bfloat16 has many ties, and a sort may order them otherwise than topk does."""
+    g = torch.Generator().manual_seed(0)
+    narrow, wide = torch.randn(1, 3000, generator=g).mul(4).bfloat16().float(), torch.zeros(1, 3000)
+    u, draw = torch.rand(200, generator=g, dtype=torch.float64), Draw(temperature=1.0, top_p=0.9)
+    for each in u:
+        both_rows = choose(torch.cat((narrow, wide)), draw, each.repeat(2))
+        assert both_rows[0] == choose(narrow, draw, each.view(1))[0]
+
+
 def test_tokens_and_log_probabilities_are_those_of_the_uncached_model(both):
     model, tokenizer = both
     ids = G.prompt_ids(tokenizer, "Once upon a")

@@ -131,7 +131,7 @@ def test_the_loss_mixed_as_the_rows_is_the_sources_losses_by_their_shares(work):
 def test_compiled_blocks_give_the_losses_of_eager_ones(work, name):
     """With a real compiler, with and without recomputation. The parameters keep their names."""
     train.train(tiny(name, "eager"))
-    for recompute in ("true", "false"):
+    for recompute in ("true", "cheap", "false"):
         train.train(tiny(name, f"compiled-{recompute}", "machine.compile=true",
                          f"machine.recompute={recompute}"))
         assert state(f"runs/compiled-{recompute}").keys() == state("runs/eager").keys()

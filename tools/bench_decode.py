@@ -19,7 +19,7 @@ sys.path[:0] = [ROOT, f"{ROOT}/tests"]
 import torch
 
 import config
-from fast import decode
+from fast import decode, forms
 from generate import Draw, generate
 from model import Transformer, count, init
 
@@ -33,7 +33,7 @@ def random_model(shape, dtype=torch.float32):
     cfg = config.load(f"{ROOT}/configs/llama.py").model
     cfg.dim, cfg.layers, cfg.heads, cfg.mlp_dim = SHAPES[shape]
     cfg.vocab, cfg.context, cfg.tied = VOCAB, 2048, True        # tied: that makes them 15M and 110M
-    return init(Transformer(cfg), 0).eval().to(dtype)
+    return init(Transformer(cfg, **forms.of_writing(cfg, "cpu", dtype)), 0).eval().to(dtype)
 
 
 def theirs(model):

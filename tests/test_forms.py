@@ -1,0 +1,59 @@
+import pytest
+import torch
+from conftest import log, tiny
+
+import config
+import train
+from fast import forms
+from model import Transformer, init
+
+BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
+
+
+@BOTH
+def test_what_is_computed_again_changes_no_gradient(name):
+    cfg = tiny(name, "r").model
+    cfg.vocab, found = 131, {}
+    ids = torch.randint(0, 131, (2, 33), generator=torch.Generator().manual_seed(0))
+    for kind, recompute in forms.RECOMPUTE.items():
+        model, kept = init(Transformer(cfg, recompute), 0), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        found[kind] = sum(kept), [p.grad for p in model.parameters()]
+    assert found[True][0] < found[False][0], "less is kept"
+    for kind in (True, "cheap"):
+        assert all(torch.equal(a, b) for a, b in zip(found[kind][1], found[False][1]))
+
+
+def test_only_a_long_run_is_compiled_by_itself(monkeypatch):
+    monkeypatch.setattr(forms, "can_compile", lambda device: True)
+
+    def compiled(*settings):
+        cfg = tiny("llama", "r", "model.vocab=512", *settings)
+        return forms.of_training(cfg, "cpu", None, train.flops_per_token)[1]
+    assert not compiled("run.tokens=1e6") and compiled("run.tokens=1e10")
+    assert compiled("machine.compile=true") and not compiled("run.tokens=1e10", "machine.compile=false")
+
+
+@BOTH
+def test_the_equations_alone_train_as_the_fast_forms_do(name, work, monkeypatch):
+    train.train(tiny(name, "fast"))
+    monkeypatch.setattr(forms, "of_training", lambda *args: ({}, False))
+    train.train(tiny(name, "plain"))
+    pairs = [(a["loss"], b["loss"]) for a, b in zip(log("fast"), log("plain"), strict=True) if "loss" in a]
+    assert len(pairs) == 20 and all(a == pytest.approx(b, abs=1e-5) for a, b in pairs)
+
+
+@BOTH
+def test_the_residual_stream_may_be_bfloat16(name, work):
+    """Rounding a stream to 8 bits changes a loss in its third digit, at most."""
+    train.train(tiny(name, "r"))
+    train.train(tiny(name, "s", "machine.stream=bfloat16"))
+    pairs = [(a["loss"], b["loss"]) for a, b in zip(log("r"), log("s"), strict=True) if "loss" in a]
+    assert any(a != b for a, b in pairs) and all(a == pytest.approx(b, rel=1e-2) for a, b in pairs)
+
+
+def test_a_setting_must_be_one_of_its_words():
+    with pytest.raises(ValueError, match="machine.recompute=0: it must be one of False, cheap, True"):
+        config.override(tiny("bloom", "r"), "machine.recompute", "0")
