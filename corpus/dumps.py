@@ -44,8 +44,8 @@ def tried(key, place, make, *given):
     """The document `key` with what make(*given) says of it; if that cannot be read, why it is dropped."""
     try:
         return {"id": key} | make(*given)
-    except Broken as e:
-        return dropped(key, e.reason or "broken_record", f"{place}, {e}")
+    except (Broken, ValueError) as e:           # ValueError: an entity of 5,000 digits, say
+        return dropped(key, getattr(e, "reason", None) or "broken_record", f"{place}, {e}")
 
 
 def known(**facts):

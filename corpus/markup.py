@@ -129,7 +129,8 @@ def html(text):
     html("<p>Use <b>a</b>\nor:</p><pre>if a &lt; b:\n  c</pre>") -> 'Use a or:\n\nif a < b:\n  c'"""
     page = Page()
     page.feed(text.replace("\r\n", "\n"))
-    page.close()
+    if not page.rawdata.startswith("<"):        # an unfinished tag: close() takes quadratic time
+        page.handle_data(unescape(page.rawdata))
     text = re.sub(" ?\n ?", "\n", re.sub(" +", " ", "".join(page.out)))
     text = re.sub("(?:(?<!\1)\1+)?\n{2,}\1*", "\n\n", text)     # no empty lines at the edges of <pre>
     return text.strip("\n ").translate({0: " ", 1: "\n"}).strip("\n")
