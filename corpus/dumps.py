@@ -45,7 +45,8 @@ def tried(key, place, make, *given):
     try:
         return {"id": key} | make(*given)
     except (Broken, ValueError) as e:           # ValueError: an entity of 5,000 digits, say
-        return dropped(key, getattr(e, "reason", None) or "broken_record", f"{place}, {e}")
+        reason = e.reason if isinstance(e, Broken) else None
+        return dropped(key, reason or "broken_record", f"{place}, {e}")
 
 
 def known(**facts):
