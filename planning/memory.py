@@ -99,7 +99,8 @@ def held(cfg, gpus):
                         ("", 4 * block, "block", "block")]          # a block's gradient
     reduced = "reduced" if S > 1 else ""            # copies: gradients are summed where they are kept
     found += [("gathered", 2 * root, "blocks", "root"),             # FSDP: gathered weights
-              ("gathered", 4 * block, "blocks", "travel"),          # of a block and the next
+              ("gathered", 4 * block, "blocks", "blocks"),          # of a block and the next
+              ("gathered", 4 * block, "head", "travel"),
               ("loss", 4 * head, "head", "head"),                   # the head's gradient, in bfloat16 too
               ("loss", 2 * head, "head", "block"),                  # gradients: the head's, a block's
               ("", 2 * block, "block", "block"),
