@@ -87,7 +87,8 @@ BLOCK = ["model.context=128", "model.vocab=2048"]       # and where gradients ar
 
 @pytest.mark.parametrize("name", ["bloom", "llama"])
 @pytest.mark.parametrize("gpus, settings", [
-    (1, LOSS), (1, [*BLOCK, "machine.recompute=true"]), (1, [*BLOCK, "machine.recompute=cheap"]), (8, BLOCK), (4, [*LOSS, "machine.shard=1"]),
+    (1, LOSS), (1, [*BLOCK, "machine.recompute=true"]), (1, [*BLOCK, "machine.recompute=cheap"]),
+    (8, BLOCK), (4, [*LOSS, "machine.shard=1"]),
     (8, [*BLOCK, "machine.shard=4"]), (8, [*LOSS, "machine.recompute=true", "machine.micro=2"])])
 def test_the_formulas_are_what_pytorch_counts(name, gpus, settings):
     """A step of the real program on tensors without memory."""
