@@ -216,8 +216,8 @@ class Block(nn.Module):
         return self.compute(x, pos, mask, past)
 
     def compute(self, x, pos, mask, past):                          # pre-norm, both papers
-        x = x + self.attn(self.norm1(x), pos, mask, past)
-        return x + self.mlp(self.norm2(x))
+        x = (x + self.attn(self.norm1(x), pos, mask, past)).type_as(x)      # the stream keeps its dtype
+        return (x + self.mlp(self.norm2(x))).type_as(x)
 
 
 class Transformer(nn.Module):

@@ -48,6 +48,10 @@ def test_the_equations_alone_train_as_the_fast_forms_do(name, work, monkeypatch)
 @BOTH
 def test_the_residual_stream_may_be_bfloat16(name, work):
     """Rounding a stream to 8 bits changes a loss in its third digit, at most."""
+    model, seen = init(Transformer(tiny(name, "r", "model.vocab=131").model, stream=torch.bfloat16), 0), []
+    model.blocks[1].register_forward_hook(lambda block, args, out: seen.append((args[0].dtype, out.dtype)))
+    model(torch.arange(8).view(1, 8))
+    assert seen == [(torch.bfloat16, torch.bfloat16)], "in every block"
     train.train(tiny(name, "r"))
     train.train(tiny(name, "s", "machine.stream=bfloat16"))
     pairs = [(a["loss"], b["loss"]) for a, b in zip(log("r"), log("s"), strict=True) if "loss" in a]
