@@ -15,12 +15,15 @@ import numpy as np
 import config
 from tokenizer import BYTES, SPECIALS
 
+LEAST = 300             # entries of a vocabulary: 256 bytes, the specials, and some merges
+
 
 class TooManyEntries(ValueError):
     """More entries were asked for than the text gives; `most` is how many it gives."""
     def __init__(self, vocab, most):
-        super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; give more text, or "
-                         f"--vocab {most} (in a data config tokenizer.vocab={most})")
+        smaller = f", or --vocab {most} (in a data config tokenizer.vocab={most})" if most >= LEAST else ""
+        super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; give more text"
+                         f"{smaller}")
         self.most = most
 
 

@@ -13,9 +13,8 @@ import re
 import sentencepiece
 
 import tokenizer as tokenizers
-from corpus.bpe import TooManyEntries, train_bpe
+from corpus.bpe import LEAST, TooManyEntries, train_bpe
 
-LEAST = 300             # entries of a vocabulary: 256 bytes, the specials, and some merges
 LONGEST = 1000          # bytes of a piece: base64 would fill the vocabulary with itself
 MOST = 2_000_000        # different pieces that are kept while counting: bounds the memory
 BATCH = 4_000_000       # characters counted at once

@@ -96,30 +96,36 @@ def check_item(item):
         raise ValueError(NO_ITEM)
 
 
+def items_of(record, form, lang, prompt):
+    """The items of one record."""
+    fields = record if form is OWN else form.item(record, lang)
+    items = fields if isinstance(fields, list) else [fields]
+    if form is not OWN:
+        items = [fill(record, item, form.prompts[prompt]) for item in items]
+    for item in items:
+        check_item(item)
+    return items
+
+
 def read_items(path, form, lang, prompt, skip_bad=False):
     """The items of one file or generated task. With `skip_bad` a malformed record is named and left out."""
     file = pathlib.Path(path.removesuffix(".jsonl") + "-labels.lst")        # of PIQA, SIQA and WinoGrande
     labels = file.read_text().split() if file.exists() else None
     found = []
     for n, record in enumerate(raw_records(path), 1):
-        where, made = f"{path}, record {n}", []
+        where = f"{path}, record {n}"
         try:
             with config.blame(f"{where} is no such item"):
                 record = json.loads(record) if isinstance(record, str) else record
                 if labels:
                     record = {"label": labels[n - 1], **record}
-                fields = record if form is OWN else form.item(record, lang)
-                for item in fields if isinstance(fields, list) else [fields]:
-                    if form is not OWN:
-                        item = fill(record, item, form.prompts[prompt])
-                    check_item(item)
-                    made.append({"where": where, **item})
+                items = items_of(record, form, lang, prompt)
         except ValueError as e:
             if not skip_bad:
                 raise ValueError(f"{e}; --skip-bad leaves such records out") from e
             print(f"left out: {e}", file=sys.stderr)
-            continue
-        found += made
+        else:
+            found += [{"where": where, **item} for item in items]
     return found
 
 

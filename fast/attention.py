@@ -1,7 +1,8 @@
 """Faster forms of model.attention(), which is the equation. choose() picks one when a model is built.
 
 Every form takes what attention() takes and gives what it gives, up to rounding; tests/test_attention.py
-compares them, backward too. Without this file Transformer(cfg) works, and is slower.
+compares them, backward too. Rows with padding or a cache go to fused() from each of them. Without this file
+Transformer(cfg) works, and is slower.
 
     form      for                                          what it does
     fused     RoPE, or position none; ALiBi on a CPU       one kernel, the bias is a mask
@@ -35,9 +36,9 @@ def choose(position, device, T, dtype, compiled):
 
 def bias(q, S, pos, mask, slopes):
     """The mask (B or 1, H, T, S) of numbers for a fused kernel: ALiBi's bias, -inf where nobody may look."""
-    T, key = q.shape[2], torch.arange(S, device=q.device)
-    if mask is None:
-        mask = key <= key[S - T:].unsqueeze(1)
+    key = torch.arange(S, device=q.device)
+    if mask is None:                            # the queries are the last of the keys
+        mask = key <= key[-q.shape[2]:].unsqueeze(1)
     distance = (key - pos.unsqueeze(-1)).unsqueeze(1)
     found = (slopes.view(-1, 1, 1) * distance).masked_fill(~mask, -math.inf)
     return (found - found.amax(-1, keepdim=True)).to(q.dtype)       # near keys have small numbers: exact
@@ -47,7 +48,8 @@ def fused(q, k, v, pos, mask=None, slopes=None):
     """PyTorch's own kernels. A causal mask costs them nothing, a mask of numbers is read from memory."""
     if slopes is not None:
         mask = bias(q, k.shape[2], pos, mask, slopes)
-    in_order, shared = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]
+    in_order = mask is None and q.shape[2] > 1
+    shared = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=in_order, enable_gqa=shared)
 
 
@@ -56,7 +58,8 @@ def blocks(q, k, v, pos, mask=None, slopes=None):
     T = q.shape[2]
     if mask is not None or T != k.shape[2] or T < 2 * BLOCKS:
         return fused(q, k, v, pos, mask, slopes)
-    rows, done = math.ceil(T / BLOCKS), []
+    rows = math.ceil(T / BLOCKS)
+    done = []
     for first in range(0, T, rows):
         end = min(first + rows, T)
         block = q[:, :, first:end], k[:, :, :end], v[:, :, :end], pos[:, first:end]

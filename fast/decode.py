@@ -6,7 +6,6 @@ what to do: a step is recorded once, as a CUDA graph, and then played again.
 
 Letters: R rows   V vocabulary   S columns of the cache
 """
-import collections
 import functools
 import math
 import sys
@@ -124,7 +123,8 @@ class Step:
                 self.compute()
         main = torch.cuda.current_stream()
         main.wait_stream(stream)
-        graph, run = torch.cuda.CUDAGraph(), self.compute
+        graph = torch.cuda.CUDAGraph()
+        run = self.compute
         self.begin()
         try:
             with torch.cuda.graph(graph):
@@ -173,13 +173,13 @@ class Step:
 
 def in_flights(model, cache, logits, tokens, *more):
     """As generate.one_by_one(), without logits: a GPU is a flight ahead of what is yielded."""
-    step, started = Step(model, cache, logits, *more), collections.deque()
-    for first in range(0, tokens, FLIGHT):
-        started.append(step.fly(min(FLIGHT, tokens - first)))
-        if len(started) > 1:
-            yield from landed(*started.popleft())
-    for flight in started:
+    step = Step(model, cache, logits, *more)
+    flight = step.fly(min(FLIGHT, tokens))
+    for first in range(FLIGHT, tokens, FLIGHT):
+        following = step.fly(min(FLIGHT, tokens - first))
         yield from landed(*flight)
+        flight = following
+    yield from landed(*flight)
 
 
 def landed(ids, wait):

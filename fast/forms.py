@@ -45,11 +45,13 @@ def of_training(cfg, device, dtype, count_flops):
         compiled = count_flops(cfg.model, parameters) * cfg.run.tokens > COMPILE_FROM[device]
     compiled = compiled and can_compile(device)
     part = torch.compile(loss.loss_and_gradient) if compiled else loss.loss_and_gradient
-    return {"recompute": RECOMPUTE[cfg.machine.recompute], "stream": STREAM[cfg.machine.stream],
-            "attend": attention.choose(cfg.model.position, device, cfg.model.context, dtype, compiled),
-            "loss": functools.partial(loss.cross_entropy, part=part)}, compiled
+    how = {"recompute": RECOMPUTE[cfg.machine.recompute], "stream": STREAM[cfg.machine.stream],
+           "attend": attention.choose(cfg.model.position, device, cfg.model.context, dtype, compiled),
+           "loss": functools.partial(loss.cross_entropy, part=part)}
+    return how, compiled
 
 
 def of_writing(shape, device, dtype):
     """Arguments of Transformer for a model that reads and writes text."""
-    return {"attend": attention.choose(shape.position, device, shape.context, dtype, compiled=False)}
+    return {"attend": attention.choose(shape.position, device, shape.context, dtype, compiled=False),
+            "loss": loss.cross_entropy}

@@ -17,13 +17,16 @@ from model import LOGITS
 def loss_and_gradient(logits, targets):
     """(summed loss, its gradient with respect to logits (n, V)). That gradient is softmax - 1 at the target,
     softmax elsewhere, and 0 in a row that is not scored."""
-    scored, at = (targets != IGNORE).float().unsqueeze(1), targets.clamp(min=0).unsqueeze(1)
+    scored = (targets != IGNORE).float().unsqueeze(1)
+    at = targets.clamp(min=0).unsqueeze(1)
     log_p = torch.log_softmax(logits.float(), -1)
     loss = -(log_p.gather(1, at) * scored).sum()
     return loss, log_p.exp_().mul_(scored).scatter_add_(1, at, -scored)
 
 
 class SummedLoss(torch.autograd.Function):
+    """The loss is one number, so the gradients that forward() made need only be multiplied by the one that
+    comes from above."""
     @staticmethod
     def forward(ctx, x, weight, targets, at_once, part):
         device = x.device.type
@@ -35,13 +38,13 @@ class SummedLoss(torch.autograd.Function):
         dweight = torch.zeros(weight.shape, device=x.device) if wanted else None    # summed in float32
         rows = max(1, at_once // len(weight))
         for first in range(0, len(x), rows):
-            at = slice(first, first + rows)
-            some = x[at].to(dtype)
-            loss, gradient = part(F.linear(some, matrix), targets[at])
+            chunk = slice(first, first + rows)
+            some = x[chunk].to(dtype)
+            loss, gradient = part(F.linear(some, matrix), targets[chunk])
             total += loss
             if wanted:
                 gradient = gradient.to(dtype)
-                dx[at] = gradient @ matrix
+                dx[chunk] = gradient @ matrix
                 dweight += gradient.t() @ some
         ctx.gradients = dx, dweight
         return total

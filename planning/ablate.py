@@ -11,9 +11,7 @@ printed, written to runs/NAME.json, and drawn to runs/NAME.png and .svg where ma
 A run is judged by bits per byte and loss on the validation split, by the loss of the same text in rows of 2
 and 4 training contexts, and by accuracy on the laptop benchmark of evaluation/tasks.py, without examples.
 """
-import contextlib
 import dataclasses
-import functools
 import hashlib
 import itertools
 import math
@@ -120,7 +118,7 @@ def judge(path, benchmark):
             return old["scores"]
     print(f"judging {path}", flush=True)
     device, dtype, _ = parallel.choose_device(cfg.machine)
-    precision = functools.partial(torch.autocast, device, dtype) if dtype else contextlib.nullcontext
+    precision = train.precision(device, dtype)
     (model, _), tokenizer = run.load(device), run.tokenizer()
     scores = {}
     for k in LOSS:                      # the same text each time, cut into rows of 1, 2 and 4 contexts

@@ -152,7 +152,7 @@ def rehearse(cfg, gpus):
                 for _ in range(2):                      # the second begins with the gradients of the first
                     tracker.reset_mod_stats()
                     train.gradients(model, x, x, x.numel(), cfg.machine.micro,
-                                    lambda: torch.autocast("cpu", torch.bfloat16))
+                                    train.precision("cpu", torch.bfloat16))
                 look()
     before, *_, end = seen
     return {"weights": end[weights], "gradients": end[gradients], "moments": end["optstate"],

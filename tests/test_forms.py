@@ -2,9 +2,11 @@ import pytest
 import torch
 from conftest import log, tiny
 
+import checkpoint
 import config
 import train
 from fast import forms
+from fast import loss as fast_loss
 from model import Transformer, init
 
 BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
@@ -56,6 +58,11 @@ def test_the_residual_stream_may_be_bfloat16(name, work):
     train.train(tiny(name, "s", "machine.stream=bfloat16"))
     pairs = [(a["loss"], b["loss"]) for a, b in zip(log("r"), log("s"), strict=True) if "loss" in a]
     assert any(a != b for a, b in pairs) and all(a == pytest.approx(b, rel=1e-2) for a, b in pairs)
+
+
+def test_a_model_that_is_loaded_holds_a_chunk_of_logits_too(runs):
+    """plan.py ablate measures the loss of finished runs, at four times their context."""
+    assert checkpoint.open_run(str(runs / "bloom")).load()[0].cross_entropy is fast_loss.cross_entropy
 
 
 def test_a_setting_must_be_one_of_its_words():

@@ -1,9 +1,9 @@
 """Training steps a second: this program, transformers and a reference, interleaved on one machine.
 
     pip install -r requirements-test.txt
-    python tools/bench_train.py                                     # three shapes, some 15 minutes
-    python tools/bench_train.py --shapes small --ways llama,llama-compiled,transformers-llama
-    python tools/bench_train.py --shapes 6x256x8x256x16x4096,6x512x8x256x16x4096 --ways llama
+    python tools/bench_train.py                                     # three shapes, all ways: it takes long
+    python tools/bench_train.py --shapes small --ways llama llama-compiled transformers-llama
+    python tools/bench_train.py --shapes 6x256x8x256x16x4096 6x512x8x256x16x4096 --ways llama
     python tools/bench_train.py --reference nanogpt/model.py        # its GPT, with GPTConfig, beside ours
 
 Each way has a process of its own, so it has its own compiled code and its own peak of memory. Only one of
@@ -22,10 +22,12 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path[:0] = [ROOT, f"{ROOT}/tests"]
+sys.path.insert(0, ROOT)
 import torch
 
 import config
+import parallel
+import train
 
 # L layers, C width, H heads, T tokens in a row, B rows, V vocabulary
 SHAPES = {"toy": (4, 128, 4, 256, 16, 4096), "small": (6, 256, 8, 256, 16, 4096),
@@ -38,15 +40,29 @@ STEPS = 5
 
 def sizes(shape):
     """(L, C, H, T, B, V) of a name or of numbers: sizes("6x512x8x256x16x4096")[1] -> 512"""
-    return SHAPES[shape] if shape in SHAPES else tuple(map(int, shape.split("x")))
+    if shape in SHAPES:
+        return SHAPES[shape]
+    with config.blame(f"shape {shape}: it is {', '.join(SHAPES)} or LxCxHxTxBxV"):
+        layers, dim, heads, T, B, V = map(int, shape.split("x"))
+        return layers, dim, heads, T, B, V
 
 
 # ---- one way, in a process of its own ----
 
+def our_step(model, cfg, precision):
+    """A function that makes one step of train.py on all rows at once."""
+    optimizer = train.adamw(model, cfg.optim)
+
+    def step(x, y):
+        train.gradients(model, x, y, x.numel(), len(x), precision)
+        parallel.clip(model, cfg.optim.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return step
+
+
 def ours(way, shape):
     """A function that makes one step, and FLOPs per token."""
-    import parallel
-    import train
     kind, *how = way.split("-")
     layers, dim, heads, T, B, V = sizes(shape)
     cfg = config.load(f"{ROOT}/configs/{kind}.py", [
@@ -54,14 +70,7 @@ def ours(way, shape):
         f"model.vocab={V}", f"run.batch={B}", f"machine.compile={'compiled' in how}"])
     dtype = torch.bfloat16 if "bf16" in how else None
     model = train.init(train.build(cfg, "cpu", dtype).to_empty(device="cpu"), 0)
-    optimizer = train.adamw(model, cfg.optim)
-    precision = train.precision("cpu", dtype)
-
-    def step(x, y):
-        train.gradients(model, x, y, x.numel(), B, precision)
-        parallel.clip(model, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    step = our_step(model, cfg, train.precision("cpu", dtype))
     return step, train.flops_per_token(cfg.model, train.count(model))
 
 
@@ -146,11 +155,13 @@ def compare(shape, ways, args):
     print(f"{shape}: {layers} layers, width {dim}, {heads} heads, {B} rows of {T} tokens, vocabulary {V:,}; "
           f"{torch.get_num_threads()} threads, median of {args.rounds} turns of {STEPS} steps", flush=True)
     command = [sys.executable, __file__, "--shapes", shape, "--reference", args.reference or "", "--work"]
-    pipes, facts = {}, {}
+    pipes = {}
+    facts = {}
     for way in ["products", *ways]:
         pipes[way] = subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                       text=True)
-        facts[way] = json.loads(pipes[way].stdout.readline())       # it has come when the way is warm
+        with config.blame(f"{way} failed, see above"):
+            facts[way] = json.loads(pipes[way].stdout.readline())   # it has come when the way is warm
     found = {way: [] for way in pipes}
     for _ in range(args.rounds):
         for way, p in pipes.items():
@@ -165,24 +176,28 @@ def compare(shape, ways, args):
     for way in ways:
         flops = facts[way]["flops"]
         share = f"{flops / seconds[way] / rate:6.1%}" if flops else " " * 6
-        ratio, speed = seconds[first] / seconds[way], B * T / seconds[way]
+        ratio = seconds[first] / seconds[way]
+        speed = B * T / seconds[way]
         print(f"  {way:32} {speed:8,.0f} tokens/s   {ratio:5.2f}x {first}   {share} of products   "
               f"{found[way][-1]['peak']:5.2f} GiB", flush=True)
 
 
 def main():
     ap = config.Parser(__doc__)
-    ap.add_argument("--shapes", default=",".join(SHAPES),
-                    help=f"of {','.join(SHAPES)}, or LxCxHxTxBxV (default: all)")
-    ap.add_argument("--ways", help="default: all")
+    ap.add_argument("--shapes", nargs="+", default=list(SHAPES),
+                    help=f"{', '.join(SHAPES)}, or LxCxHxTxBxV (default: the named ones)")
+    ap.add_argument("--ways", nargs="+", choices=[*REFERENCE, *WAYS], metavar="WAY",
+                    help=f"{', '.join([*REFERENCE, *WAYS])} (default: all)")
     ap.add_argument("--reference", metavar="FILE", help="a model.py with classes GPT and GPTConfig")
     ap.add_argument("--rounds", type=config.number(1, 1e6), default=5)
     ap.add_argument("--work", help=argparse.SUPPRESS)
     args = ap.parse_args()
     if args.work:
-        return work(args.work, args.shapes, args.reference)
-    ways = args.ways.split(",") if args.ways else (REFERENCE if args.reference else []) + WAYS
-    for shape in args.shapes.split(","):
+        return work(args.work, args.shapes[0], args.reference)
+    ways = args.ways or [*(REFERENCE if args.reference else []), *WAYS]
+    if not args.reference and set(ways) & set(REFERENCE):
+        raise ValueError("the reference needs --reference FILE")
+    for shape in args.shapes:
         compare(shape, ways, args)
 
 

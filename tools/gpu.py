@@ -1,7 +1,7 @@
-"""Everything that needs a GPU: first whether it is right, then how fast. Some 12 minutes in all.
+"""Everything that needs a GPU: first whether it is right, then how fast. It has not been run on one yet.
 
-    python tools/gpu.py --only correctness      # prints a Markdown table and writes it to runs/gpu.md
-    python tools/gpu.py --only rates,training,decoding,processes
+    python tools/gpu.py                         # prints a Markdown table and writes it to runs/gpu.md
+    python tools/gpu.py --only rates training decoding
     python tools/gpu.py --smoke                 # the same program on a CPU with tiny shapes: does it run?
 
 Correctness: every fast form beside its equation, texts of recorded steps beside single ones (the tests that
@@ -26,9 +26,10 @@ import checkpoint
 import config
 import parallel
 import train
-from fast import attention, decode
+from fast import decode, forms
 from generate import Draw, generate
 from model import Transformer, count
+from tools.bench_train import our_step
 
 # config file, rows, settings
 TRAINING = {
@@ -162,18 +163,12 @@ def random_weights(model, device):
 def train_rate(device, path, rows, settings, times):
     cfg = train.load_config(f"{ROOT}/{path}", settings)
     model = random_weights(train.build(cfg, device, torch.bfloat16), device)
-    optimizer = train.adamw(model, cfg.optim)
+    step = our_step(model, cfg, train.precision(device, torch.bfloat16))
     T = cfg.model.context
     x, y = torch.randint(0, cfg.model.vocab, (2, rows, T), device=device)
-
-    def step():
-        train.gradients(model, x, y, x.numel(), rows, train.precision(device, torch.bfloat16))
-        parallel.clip(model, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    speed = rows * T / clock(device, step, times)
+    speed = rows * T / clock(device, lambda: step(x, y), times)
     rate = speed * train.flops_per_token(cfg.model, count(model))
     found = f"{speed:,.0f} tokens/s, {rate / 1e12:.4g} TFLOP/s"
     if device == "cuda":
@@ -186,9 +181,8 @@ def train_rate(device, path, rows, settings, times):
 def decoding(device, smoke):
     path, _, settings = TRAINING["LLaMA 1.36B"]
     shape = config.load(f"{ROOT}/{path}", settings + (SMOKE if smoke else [])).model
-    attend = attention.choose(shape.position, device, shape.context, torch.bfloat16, compiled=False)
     with torch.device("meta"):
-        model = Transformer(shape, attend=attend).to(torch.bfloat16)
+        model = Transformer(shape, **forms.of_writing(shape, device, torch.bfloat16)).to(torch.bfloat16)
     model = random_weights(model, device).eval()
     tokenizer = types.SimpleNamespace(vocab=shape.vocab, ends=set())
     for how, steps, tokens in (("single steps", decode.one_by_one, 48), ("recorded", decode.in_flights, 1024),
@@ -234,7 +228,8 @@ def to_the_end(part, device, smoke):
 
 def main():
     ap = config.Parser(__doc__)
-    ap.add_argument("--only", help=f"of {','.join(PARTS)} (default: all)")
+    ap.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART",
+                    help=f"{', '.join(PARTS)} (default: all)")
     ap.add_argument("--smoke", action="store_true", help="on a CPU, tiny")
     args = ap.parse_args()
     device = parallel.check_device("cpu" if args.smoke else "cuda")
@@ -242,7 +237,7 @@ def main():
     lines = [f"torch {torch.__version__}, {where}", "", "| what | result |", "|---|---|"]
     print("\n".join(lines), flush=True)
     os.makedirs("runs", exist_ok=True)
-    for part in args.only.split(",") if args.only else PARTS:
+    for part in args.only:
         for what, result in to_the_end(part, device, args.smoke):
             lines.append(f"| {what} | {result} |")
             print(lines[-1], flush=True)
