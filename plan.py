@@ -5,8 +5,10 @@
     python plan.py configs/bloom.py size=7b1 gpus=32 machine.micro=2 --rehearse
 
 Settings are those of train.py, and two more: gpus, and mfu, model FLOPs utilisation, the share of the GPUs'
-peak speed that is useful work. --rehearse also runs a step of the real sharded model on tensors without
-memory, and prints what PyTorch counts.
+peak speed that is useful work. Without mfu the planner computes it for each GPU (planning/cost.py), for
+compiled blocks and a network that nobody waits for; the last column says how fast that network must be.
+--rehearse also runs a step of the real sharded model on tensors without memory, and prints what PyTorch
+counts.
 
 Smaller runs decide what to train. Each of these commands has --help:
 
@@ -24,7 +26,7 @@ import config
 import data
 import parallel
 import train
-from planning import memory
+from planning import cost, memory
 
 GB, GIB = 10 ** 9, 2 ** 30
 USABLE = 0.92           # of a GPU's memory; CUDA, NCCL and gaps take the rest. A rule of thumb, not measured
@@ -34,7 +36,7 @@ TOY_VOCAB = 4096
 @dataclass
 class Cluster:
     gpus: int = 8
-    mfu: float = 0.4
+    mfu: float | None = None            # None: computed for each GPU
 
 
 def load_settings(path, settings):
@@ -47,8 +49,8 @@ def load_settings(path, settings):
         else:
             others.append(text)
     gpus, cfg = cluster.gpus, train.load_config(path, others)
-    if gpus < 1 or not 0 < cluster.mfu <= 1:
-        raise ValueError(f"gpus={gpus} must be above 0, mfu={cluster.mfu:g} too and at most 1")
+    if gpus < 1 or cluster.mfu is not None and not 0 < cluster.mfu <= 1:
+        raise ValueError(f"gpus={gpus} must be above 0, mfu={cluster.mfu} too and at most 1")
     if gpus % (cfg.machine.shard or 1):
         raise ValueError(f"machine.shard={cfg.machine.shard} does not divide gpus={gpus}")
     if cfg.model.vocab is None:
@@ -75,18 +77,26 @@ def print_memory(formula, rehearsed):
         print(f"{memory.PARTS[part]:52} {size / GIB:9.3f}{seen}")
 
 
-def print_gpus(run, cluster, most, flops):
-    """Which GPUs `most` bytes fit on, and how long they take."""
-    rows = math.ceil(run.batch / cluster.gpus)          # on each GPU: empty ones are computed too
-    print(f"\ngpus={cluster.gpus} together, at mfu={cluster.mfu:g} of their peak speed:\n"
-          f"{'GPU':10} {'memory':>7}  {'fits':4}  {'tokens/s':>11}  {'days':>9}")
+def print_gpus(cfg, cluster, most, flops):
+    """Which GPUs `most` bytes fit on, how long they take, and what each must receive meanwhile."""
+    run, gpus = cfg.run, cluster.gpus
+    rows = math.ceil(run.batch / gpus)                  # on each GPU: empty ones are computed too
+    print(f"\ngpus={gpus} together:\n{'GPU':10} {'memory':>7}  {'fits':4}  {'MFU':>6}  {'tokens/s':>11}  "
+          f"{'days':>9}  {'network':>10}")
     for name, (peak, *capacities) in parallel.GPUS.items():
+        of_row = flops * cfg.model.context / peak       # seconds, at an MFU of 1
+        seconds = cost.step_seconds(cfg, gpus, cost.rates_of(name), flops)
+        mfu = cluster.mfu or rows * of_row / seconds
+        seconds = rows * of_row / mfu
+        speed = run.batch * cfg.model.context / seconds
+        network = f"{cost.sent_bytes(cfg, gpus) / seconds / GB:5,.1f} GB/s" if gpus > 1 else ""
         for capacity in capacities:
             fits = "yes" if most <= USABLE * capacity * GB else "no"
-            speed = run.batch / rows * cluster.mfu * peak / flops
-            print(f"{name:10} {capacity:4} GB  {fits:4}  {speed:11,.0f}  {run.tokens / speed / 86400:9,.1f}")
+            print(f"{name:10} {capacity:4} GB  {fits:4}  {mfu:6.1%}  {speed:11,.0f}  "
+                  f"{run.tokens / speed / 86400:9,.1f}  {network:>10}")
     print("If it does not fit: more GPUs, machine.recompute=true, a smaller machine.micro, a larger "
-          "machine.shard")
+          "machine.shard.\nIf the network is slower than this, to each GPU: a larger machine.micro, or a "
+          "machine.shard of one node")
 
 
 def print_plan(path, settings, rehearsal=False):
@@ -99,7 +109,7 @@ def print_plan(path, settings, rehearsal=False):
         rehearsed = memory.rehearse(cfg, cluster.gpus)
     formula = memory.memory(cfg, cluster.gpus)
     print_memory(formula, rehearsed)
-    print_gpus(cfg.run, cluster, formula["peak"], flops)
+    print_gpus(cfg, cluster, formula["peak"], flops)
     print(f"\ncheckpoint: 12 bytes per parameter, {12 * P / GB:,.1f} GB")
 
 
@@ -114,7 +124,7 @@ def main():
     ap = config.Parser(__doc__)
     ap.add_argument("config", help="configs/bloom.py or configs/llama.py")
     ap.add_argument("settings", nargs="*", default=[], metavar="key=value",
-                    help="gpus=8, mfu=0.4 (defaults), and settings as for train.py")
+                    help="gpus (default: 8), mfu, and settings as for train.py")
     ap.add_argument("--rehearse", action="store_true", help="let PyTorch count too: minutes")
     args, more = ap.parse_known_args()
     print_plan(args.config, args.settings + more, args.rehearse)

@@ -21,7 +21,7 @@ def test_bloom_176b_on_its_384_gpus_takes_the_days_its_log_says_and_those_of_the
     out = capsys.readouterr().out
     assert "176,247,271,424 parameters, 3,596,615,680 of them in the embedding" in out
     assert "1,082.146 GFLOPs per token" in out
-    a100 = re.search(r"A100 +80 GB +yes +[\d,]+ +([\d.]+)\n", out)
+    a100 = re.search(r"A100 +80 GB +yes +36.0% +[\d,]+ +([\d.]+) ", out)
     assert float(a100[1]) == pytest.approx(106.3 * 2304 / 2048, abs=0.1) and "256 of 2304 empty" in out
     assert "A100         40 GB  no " in out, "52.2 GiB do not fit"
     assert "2,115.0 GB" in out, "12 bytes per parameter; BLOOM's 2.3 TB had a bfloat16 copy besides"
@@ -56,7 +56,7 @@ def test_the_peak_is_the_sum_over_the_tensors_of_one_moment():
 
 
 @pytest.mark.parametrize("name, settings, words", [
-    ("bloom", ["gpus=0"], "gpus=0 must be above 0"), ("bloom", ["mfu=40"], "mfu=40 too and at most 1"),
+    ("bloom", ["gpus=0"], "gpus=0 must be above 0"), ("bloom", ["mfu=40"], "mfu=40.0 too and at most 1"),
     ("bloom", ["gpus=8", "machine.shard=3"], "machine.shard=3 does not divide gpus=8"),
     ("bloom", ["gpu=8"], "unknown setting 'gpu'"), ("data/sample", [], "sample is a data config")])
 def test_wrong_settings_are_told(name, settings, words):
