@@ -6,7 +6,7 @@
 
 Settings are those of train.py, and two more: gpus, and mfu, model FLOPs utilisation, the share of the GPUs'
 peak speed that is useful work. Without mfu the planner computes it for each GPU (planning/cost.py), for
-compiled blocks and a network that nobody waits for; the last column says how fast that network must be.
+compiled blocks and a network that nobody waits for; the last columns say how fast that network must be.
 --rehearse also runs a step of the real sharded model on tensors without memory, and prints what PyTorch
 counts.
 
@@ -81,21 +81,23 @@ def print_gpus(cfg, cluster, most, flops):
     """Which GPUs `most` bytes fit on, how long they take, and what each must receive meanwhile."""
     run, gpus = cfg.run, cluster.gpus
     rows = math.ceil(run.batch / gpus)                  # on each GPU: empty ones are computed too
-    print(f"\ngpus={gpus} together:\n{'GPU':10} {'memory':>7}  {'fits':4}  {'MFU':>6}  {'tokens/s':>11}  "
-          f"{'days':>9}  {'network':>10}")
+    inside, between = cost.sent_bytes(cfg, gpus)
+    print(f"\n{f'gpus={gpus} together:':56}  GB/s in  between")
+    print(f"{'GPU':10} {'memory':>7}  {'fits':4}  {'MFU':>6}  {'tokens/s':>11}  {'days':>9}  {'a copy':>7}  "
+          f"{'copies':>7}")
     for name, (peak, *capacities) in parallel.GPUS.items():
         of_row = flops * cfg.model.context / peak       # seconds, at an MFU of 1
         seconds = cost.step_seconds(cfg, gpus, cost.rates_of(name), flops)
         mfu = cluster.mfu or rows * of_row / seconds
         seconds = rows * of_row / mfu
         speed = run.batch * cfg.model.context / seconds
-        network = f"{cost.sent_bytes(cfg, gpus) / seconds / GB:5,.1f} GB/s" if gpus > 1 else ""
         for capacity in capacities:
             fits = "yes" if most <= USABLE * capacity * GB else "no"
             print(f"{name:10} {capacity:4} GB  {fits:4}  {mfu:6.1%}  {speed:11,.0f}  "
-                  f"{run.tokens / speed / 86400:9,.1f}  {network:>10}")
+                  f"{run.tokens / speed / 86400:9,.1f}  {inside / seconds / GB:7,.1f}  "
+                  f"{between / seconds / GB:7,.1f}")
     print("If it does not fit: more GPUs, machine.recompute=true, a smaller machine.micro, a larger "
-          "machine.shard.\nIf the network is slower than this, to each GPU: a larger machine.micro, or a "
+          "machine.shard.\nIf a GPU cannot receive so many GB/s it waits: a larger machine.micro, or a "
           "machine.shard of one node")
 
 

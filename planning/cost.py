@@ -84,11 +84,11 @@ def step_seconds(cfg, gpus, rates, flops, moved=COMPILED):
 
 
 def sent_bytes(cfg, gpus):
-    """Bytes that one of `gpus` receives in a step, and sends: FSDP gathers the weights in bfloat16 for the
-    forward and for the backward pass of each micro-batch, and sums the gradients in float32. Copies sum what
-    they keep once a step."""
+    """(bytes that one of `gpus` receives in a step from those that share its copy of the state, from other
+    copies). It sends as many. FSDP gathers the weights in bfloat16 for the forward and for the backward pass
+    of each micro-batch, and sums the gradients in float32. Copies sum what they keep once a step."""
     S = (cfg.machine.shard or gpus) if gpus > 1 else 1
     P, _ = memory.sizes(cfg.model)
     pieces = math.ceil(math.ceil(cfg.run.batch / gpus) / cfg.machine.micro)
     copies = gpus // S
-    return 8 * P * (S - 1) / S * pieces + 8 * P / S * (copies - 1) / copies
+    return 8 * P * (S - 1) / S * pieces, 8 * P / S * (copies - 1) / copies
