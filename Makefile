@@ -16,6 +16,10 @@ docs-check: .venv/ready-test
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-extras.txt
 	$(BIN)/python tools/docs_check.py
 
+# docs/pictures/*.svg, from the program's own functions
+pictures: .venv/ready-test
+	$(BIN)/python tools/pictures.py
+
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -26,4 +30,4 @@ docs-check: .venv/ready-test
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
-.PHONY: toy test docs-check
+.PHONY: toy test docs-check pictures

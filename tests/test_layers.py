@@ -140,7 +140,7 @@ def test_ruff_finds_nothing():
 
 SCRIPTS = ["train", "prepare", "tokenizer", "sample", "plan", "data", "evaluate", "convert", "tools/kill",
            "tools/harness", "tools/bench_corpus", "tools/bench_tokenizer", "tools/bench_decode",
-           "tools/bench_train", "tools/gpu"]
+           "tools/bench_train", "tools/gpu", "tools/pictures"]
 
 
 HELP = """
