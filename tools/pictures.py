@@ -43,17 +43,21 @@ def blank(width, columns, height):
     return fig, axes
 
 
+def slim(text):
+    """matplotlib's SVG as a shorter text that looks the same: two decimals in what is not text, no names of
+    groups, no indents."""
+    text = re.sub(r" transform=\"rotate\(-0 [^\"]*\"", "", text)
+    text = re.sub(r"<g id=\"\w+\">", "<g>", re.sub(r"<g id=\"\w+\"/>\n", "", text))
+    text = re.sub(r"(?<![>−.\d])\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", text)
+    return re.sub("^ +| +$", "", text, flags=re.M)
+
+
 def figure_svg(fig):
-    """A figure as a short SVG text: two decimals in what is not text, no names of groups,
-    no indents."""
     out = io.BytesIO()
     for ax in fig.axes:
         ax.minorticks_off()
     fig.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = re.sub(r" transform=\"rotate\(-0 [^\"]*\"", "", out.getvalue().decode())
-    text = re.sub(r"<g id=\"\w+\">", "<g>", re.sub(r"<g id=\"\w+\"/>\n", "", text))
-    text = re.sub(r"(?<![>−.\d])\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", text)
-    return re.sub("^ +| +$", "", text, flags=re.M)
+    return slim(out.getvalue().decode())
 
 
 # ---- positions ----
