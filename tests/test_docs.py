@@ -1,3 +1,5 @@
+import doctest
+import glob
 import os
 import re
 import signal
@@ -58,6 +60,48 @@ def test_commands_and_links_of_a_page_exist(page):
         assert os.path.exists(f"{ROOT}/{script}"), f"{page} names {script}"
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert os.path.exists(os.path.join(ROOT, os.path.dirname(page), link)), f"{page} links to {link}"
+
+
+def letters_of(path):
+    """The letters that the first lines of a Python file explain, after `Letters:`."""
+    with open(path, encoding="utf-8") as f:
+        legend = re.search(r"^Letters:(.*?)(?:\n\n|\"\"\")", f.read(), re.M | re.S)
+    return re.findall(r"(?:^|   )([A-Za-z])(?= )", " " * 3 + legend[1].strip(), re.M) if legend else []
+
+
+def test_the_glossary_has_the_letters_of_every_file():
+    with open(f"{ROOT}/docs/glossary.md", encoding="utf-8") as f:
+        cells = re.findall(r"^\| ([A-Za-z](?:, [A-Za-z])*) \|", f.read(), re.M)
+    known, found = {letter for cell in cells for letter in cell.split(", ")}, set()
+    for path in glob.glob(f"{ROOT}/*.py") + glob.glob(f"{ROOT}/*/*.py"):
+        found |= set(letters_of(path))
+    assert {"B", "T", "C", "H", "D", "V", "S", "R", "n"} <= found <= known, f"unknown: {found - known}"
+
+
+def blocks_of(page, language):
+    with open(f"{ROOT}/docs/{page}", encoding="utf-8") as f:
+        return re.findall(rf"^```{language}\n(.*?)^```$", f.read(), re.M | re.S)
+
+
+def test_the_lines_that_the_reading_quotes_are_in_the_program():
+    blocks = blocks_of("reading.md", "python")
+    assert len(blocks) > 9
+    for block in blocks:
+        place, *lines = block.splitlines()
+        path, name = place.removeprefix("# ").split(", ")
+        with open(f"{ROOT}/{path}", encoding="utf-8") as f:
+            _, found, body = f.read().partition(f"def {name}(")
+        assert found, f"{path} has no function {name}"
+        body = [line.strip() for line in re.split(r"\n(?= *def )", body)[0].splitlines()]
+        assert lines and set(lines) <= set(body), f"{path}, {name} has no line {set(lines) - set(body)}"
+
+
+def test_what_the_reading_prints_is_what_python_says(monkeypatch):
+    """Its examples and its answers are typed one after another, as a reader does."""
+    monkeypatch.chdir(ROOT)
+    runner, text = doctest.DocTestRunner(), "".join(blocks_of("reading.md", "pycon"))
+    runner.run(doctest.DocTestParser().get_doctest(text, {}, "reading.md", "docs/reading.md", 0))
+    assert runner.tries > 20 and runner.failures == 0
 
 
 def test_the_readme_can_be_skimmed():

@@ -19,8 +19,8 @@ sys.path.insert(0, ROOT)
 
 import config
 
-PAGES = ["README.md", "docs/corpus.md", "docs/tokenizer.md", "docs/decisions.md", "docs/ecosystem.md",
-         "docs/launch.md", "docs/speed.md"]
+PAGES = ["README.md", "docs/reading.md", "docs/corpus.md", "docs/tokenizer.md", "docs/decisions.md",
+         "docs/ecosystem.md", "docs/launch.md", "docs/speed.md"]
 
 
 def blocks(page):
