@@ -10,7 +10,7 @@ from conftest import ROOT
 
 import parallel
 from model import alibi_slopes, attention
-from planning import memory
+from planning import cost, memory
 
 sys.path.append(f"{ROOT}/tools")
 import diagrams
@@ -83,6 +83,17 @@ def test_the_drawn_memory_is_the_planners():
     assert max(sum(found.values())) == pytest.approx(planned["peak"] / 1e9)
     for line in found.keys() - {""}:
         assert max(found[line]) == pytest.approx(planned[line] / 1e9)
+
+
+def test_what_is_drawn_as_sent_is_the_planners_less_one_gathering_of_the_root():
+    """planning.cost counts that of the backward pass too, but FSDP keeps the root's weights until then."""
+    cfg = diagrams.settings("bloom", "7b1")
+    cfg.run.batch = diagrams.PROCESSES                      # one micro-batch on each process
+    P, block = memory.sizes(cfg.model)
+    root = P - cfg.model.layers * block
+    planned, _ = cost.sent_bytes(cfg, diagrams.PROCESSES)
+    sent = sum(diagrams.travels(cfg.model).values()) * 1e9
+    assert sent == pytest.approx(planned - 2 * root * (diagrams.PROCESSES - 1) / diagrams.PROCESSES)
 
 
 def test_a_token_is_shown_to_the_byte():
