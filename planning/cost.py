@@ -85,10 +85,12 @@ def step_seconds(cfg, gpus, rates, flops, moved=COMPILED):
 
 def sent_bytes(cfg, gpus):
     """(bytes that one of `gpus` receives in a step from those that share its copy of the state, from other
-    copies). It sends as many. FSDP gathers the weights in bfloat16 for the forward and for the backward pass
-    of each micro-batch, and sums the gradients in float32. Copies sum what they keep once a step."""
+    copies). It sends as many. FSDP gathers a block's weights in bfloat16 for the forward and for the backward
+    pass of each micro-batch, the others once for both, and sums the gradients in float32. Copies sum what
+    they keep once a step."""
     S = (cfg.machine.shard or gpus) if gpus > 1 else 1
-    P, _ = memory.sizes(cfg.model)
+    P, block = memory.sizes(cfg.model)
     pieces = math.ceil(math.ceil(cfg.run.batch / gpus) / cfg.machine.micro)
     copies = gpus // S
-    return 8 * P * (S - 1) / S * pieces, 8 * P / S * (copies - 1) / copies
+    gathered = 2 * P + 2 * cfg.model.layers * block
+    return (gathered + 4 * P) * (S - 1) / S * pieces, 8 * P / S * (copies - 1) / copies

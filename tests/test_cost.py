@@ -56,9 +56,11 @@ def test_bytes_by_hand():
 
 
 def test_what_the_network_carries_by_hand():
-    """Of 8 GPUs each receives 7/8 of the weights twice, in bfloat16, and of the gradients, in float32."""
+    """Of 8 GPUs each receives 7/8 of the weights, in bfloat16 and those of blocks twice, and of the
+    gradients, in float32; and that for two micro-batches."""
     cfg = load("llama", "model.vocab=32", "run.batch=16", "machine.micro=1")
-    P, _ = memory.sizes(cfg.model)
-    assert cost.sent_bytes(cfg, 1) == (0, 0) and cost.sent_bytes(cfg, 8) == (2 * 8 * P * 7 / 8, 0)
+    P, block = memory.sizes(cfg.model)
+    received = 2 * P + 2 * 4 * block + 4 * P
+    assert cost.sent_bytes(cfg, 1) == (0, 0) and cost.sent_bytes(cfg, 8) == (2 * received * 7 / 8, 0)
     cfg.machine.shard = 2               # four copies of two: what each keeps is summed once a step
-    assert cost.sent_bytes(cfg, 8) == (2 * 8 * P / 2, 8 * P / 2 * 3 / 4)
+    assert cost.sent_bytes(cfg, 8) == (2 * received / 2, 8 * P / 2 * 3 / 4)
