@@ -1,7 +1,9 @@
 """Markup to text: examples of the docstrings, and what pages, papers and books hold."""
+import collections
 import inspect
 import re
 import sys
+import time
 
 import pytest
 
@@ -9,7 +11,7 @@ from corpus import markup
 from corpus.markup import gutenberg, html, latex, wikitext
 
 
-@pytest.mark.parametrize("name", ["wikitext", "html", "uncommented", "expanded", "latex", "gutenberg"])
+@pytest.mark.parametrize("name", "wikitext page html uncommented expanded latex gutenberg".split())
 def test_the_example_of_each_docstring_is_true(name):
     if name == "wikitext":
         pytest.importorskip("mwparserfromhell")
@@ -48,6 +50,56 @@ __NOTOC__
 """
 
 
+LAKE = ("The lake covers {{convert|12|km2|sqmi}} and lies {{convert|340|m|ft}} above sea level, formed "
+        "{{circa|1200}}, has {{formatnum:24000}} visitors and {{nowrap|3 islands}}.")
+
+
+@pytest.mark.parametrize("text, expected", [
+    (LAKE, "The lake covers 12 km2 and lies 340 m above sea level, formed c. 1200, has 24000 visitors and "
+           "3 islands."),
+    ("{{convert|12|to|15|km|mi|0}}, {{cvt|5|ft|11|in|cm|0}}, {{Convert|25|C}}, {{convert|9|sqmi|1|lk=on}}",
+     "12 to 15 km, 5 ft 11 in, 25 °C, 9 sq mi"),
+    ("{{đổi|1.200|km}} {{convertir|19,12|km|ft|2}} {{konversi|−3|C}} {{تحويل|٣|كم}} {{Convert|१२|km}}",
+     "1.200 km 19,12 km −3 °C ٣ كم १२ km"),
+    ("{{unité|12|km|2}}, {{Nombre|24000|habitants}}, {{unidad|3|m}}, {{fmtn|7|pessoas}}, {{unitats|4|m}}",
+     "12 km2, 24000 habitants, 3 m, 7 pessoas, 4 m"),
+    ("{{lang|fr|{{nowrap|le ''grand'' lac}}}} {{lang-ar|بحيرة}} {{transl|ar|ALA|buḥayra}} {{transl|ar|lac}}",
+     "le grand lac بحيرة buḥayra lac"),
+    ("{{val|1.5|e=6|u=m}}; {{val|12|0.5|ul=kg}}; {{frac|3|1|2}}; {{frac|1|2}}; {{sfrac|4}}; {{val|3|e= }}",
+     "1.5×10^6 m; 12 ± 0.5 kg; 3 1/2; 1/2; 1/4; 3"),
+    ("{{As of|2020|5|3}}, {{as of|2020|May}}, {{as of|1999}}, {{as of|2020|alt=now}}",
+     "As of 3 May 2020, As of May 2020, As of 1999, now"),
+    ("{{s|XIX|e}}, {{1er}} {{date|12|mars|1920}}, {{siglo|XX}}, {{séc|XV}}, {{segle|II}}",
+     "XIXe siècle, 1er 12 mars 1920, siglo XX, século XV, segle II"),
+    ("孫{{bd|1900年|1月1日|1950年}} {{le|湖|Lake}} {{tsl|en|Lake|湖泊}} {{nihongo|Lake|湖|ko}} {{إنج|Lake}}",
+     "孫（1900年1月1日－1950年） 湖 湖泊 Lake (湖, ko) بالإنجليزية: Lake"),
+    ("a{{snd}}b{{'s}} {{abbr|km|kilometre}} {{sic|teh}} {{sic}} {{nowrap|1=x=y}} {{US$|12}} {{unknown|3}}",
+     "a – b's km teh [sic] x=y US$12"),
+    ("He said:{{quote|text=No.}}Then {{circa|10|20}} {{math|{a}<}} {{ill|Lake|fr|Lac}} {{lang}}",
+     "He said:\nNo.\nThen c. 10 – c. 20 {a}< Lake"),
+])
+def test_templates_that_stand_for_words_and_numbers_keep_them(text, expected):
+    pytest.importorskip("mwparserfromhell")
+    assert wikitext(text) == expected
+
+
+def test_templates_that_leave_nothing_are_counted_by_name():
+    pytest.importorskip("mwparserfromhell")
+    lost = collections.Counter()
+    text = "{{Infobox_city|a={{nowrap|x}}}}{{ infobox city }}{{DEFAULTSORT:A, B}}{{#if:a|b}}{{lang|fr}}c"
+    assert wikitext(text + "{{circa| }}<ref>{{cite}}</ref>", lost=lost) == "c"
+    assert lost == {"infobox city": 2, "defaultsort:": 1, "#if:": 1, "lang": 1, "circa": 1}
+
+
+def test_a_page_of_marks_left_open_is_given_up_at_once_and_a_long_one_of_templates_is_read():
+    pytest.importorskip("mwparserfromhell")
+    began = time.process_time()
+    for part in ("{{a|", "{|\n", "[http://a "):
+        assert wikitext("word " + part * 30_000) == ""
+    assert time.process_time() - began < 5          # each took minutes
+    assert wikitext("{{nowrap|a}} [http://a b] {{" * 20 + "{{nowrap|a}} [[b]] " * 400).count("a b") >= 400
+
+
 def test_wikitext_keeps_what_a_reader_sees():
     pytest.importorskip("mwparserfromhell")
     assert wikitext(PAGE, ["Catégorie"]) == """Lyon is a city in France. It has bridges.
@@ -76,6 +128,22 @@ def test_what_reads_wikis_is_named_where_it_is_missing(monkeypatch):
         wikitext("a")
 
 
+SHOWN = {           # what a browser shows
+    '<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0//EN" "http://a.b">\n<p>a': "a",
+    "<td>1</td><td>2</td><th>3</th>": "1 2 3", "<li>1<li>2<p>3<p>4": "1\n2\n\n3\n\n4",
+    """<a title='x > y' href="b>c" data-z='"<p>"'>z</a>""": "z", "<p\nclass='a\n>b'>r</p\n>s": "r\n\ns",
+    "a<!-- x > y <b> -- -->b<!-->c<!--->d<!-- e --!>f<!-- to the end": "abcdf",
+    "a<script>if (a<b) {'<p>' + '</b>'}</SCRIPT >b<style>p > a {}</style>c": "abc",
+    "a<Template><p>q</Template>b<noscript>x</noscript><iframe src=x>y</iframe>c<object>z</object>d": "abcd",
+    "a<title/>b<script>c": "ab", "<title>A &lt; B</title>x<svg><title>C</title></svg>": "x",
+    "&#150; &#x80; &#146; &eacute; &Eacute &nosuch;": "– € ’ é É &nosuch;",
+    "&amp;lt; &copy2 &#0; &#x110000; &": "&lt; ©2 \ufffd \ufffd &", "<textarea>t</textarea>": "t",
+    "1<sup>2</sup> a<b>b</b>c<br>d<br/>e<hr>f": "12 abc\nd\ne\n\nf",
+    "I <3 you, a < b": "I <3 you, a < b",
+    "<header>a</header><main>b<figure>c<figcaption>d</figcaption></figure></main>": "a\n\nb\n\nc\nd",
+    "<select><option>a<option>b</select>": "a\nb"}
+
+
 def test_html_keeps_code_as_it_is_written_and_decodes_entities_once():
     page = """<p>First   line
 of <a href="x" title="a > b">a link</a>&nbsp;&amp;lt; &notit;</p><!-- language: py -->
@@ -93,6 +161,9 @@ of <a href="x" title="a > b">a link</a>&nbsp;&amp;lt; &notit;</p><!-- language: 
     assert html(page) == lines
     for text in ("", "a < b and c > d", "cut in &am"):
         assert html(text) == text
+    assert markup.page("<title>A &lt;\nB</title>x<svg><title>C</title></svg>") == ("A < B", "x")
+    for text, expected in SHOWN.items():
+        assert html(text) == expected, text
     assert html("<!DOCTYPE html><![if IE]>a<![CDATA[x]]>b<![z>") == "ab"
 
 
