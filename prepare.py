@@ -206,7 +206,8 @@ def prepared_before(corpus, out, names, workers):
         print_table(manifest)
         return manifest
     corpus, found = gather(corpus)
-    changed = [key for key, _, _ in config.differences(manifest["settings"], config.plain(corpus))
+    before = recipe.with_newer_settings(manifest["settings"])
+    changed = [key for key, _, _ in config.differences(before, config.plain(corpus))
                if key not in ("remove", "accept")]
     if changed or manifest["input_bytes"] != total_bytes(found):
         raise ValueError(f"{out} was prepared from other {', '.join(changed) or 'files'}; use another name, "
@@ -227,7 +228,7 @@ def print_table(manifest):
 
 
 OPTIONS = {recipe.Corpus: {"name", "remove"}, recipe.Tokenizer: {"kind", "vocab", "path"},
-           recipe.Source: {"field", "lang", "licence", "clean", "near", "split"}}
+           recipe.Source: {"field", "lang", "licence", "clean", "near", "split", "encoding"}}
 
 
 def corpus_of(given, settings):
@@ -265,6 +266,7 @@ def main():
     ap.add_argument("--tokenizer", metavar="DIR", dest="path", help="use this trained tokenizer instead")
     more = ap.add_argument_group("of every source")
     more.add_argument("--field", help="field of the records that holds the text (default: text)")
+    more.add_argument("--encoding", help="of text files without a mark: windows-1251, say (default: utf-8)")
     more.add_argument("--lang", help="language, where records do not say")
     more.add_argument("--licence", help="licence, where records do not say")
     more.add_argument("--clean", nargs="+", metavar="RULE",

@@ -76,10 +76,15 @@ def losses(out, report):
                 first = shown.get((name, rule), {})
                 example = first.get("place") or first.get("text", "")[:80]
                 rows.append([name, rule, "", "", dropped.get(rule, 0), changes.get(rule, 0), example])
+    lost = Counter()
+    for by_stage in report.values():
+        lost.update(by_stage["read"].get("lost_templates", {}))
+    names = ", ".join(f"{cell(name)} ({n:,})" for name, n in lost.most_common(10))
+    note = f"\nThe templates of wikis that most often left nothing: {names}\n" if names else ""
     head = ["source", "stage or rule", "in", "kept", "dropped", "changed", "example"]
     return ("## What was taken out\n\nDocuments in = kept + dropped, at every stage. `changed` counts "
             "documents that stay, with a part taken out or masked. The first of the dropped documents are in "
-            "`dropped/`.\n\n" + table(head, rows))
+            "`dropped/`.\n\n" + table(head, rows) + note)
 
 
 def write_card(out, manifest, report):

@@ -4,36 +4,27 @@
 
 corpus/sources.py says what they yield. What cannot be a document raises Broken; tried() notes the loss.
 """
-import gzip
 import io
 import itertools
 import json
-import lzma
 import os
 import re
 import sqlite3
 import tarfile
 import urllib.parse
-import zlib
+from collections import Counter
 from xml.etree import ElementTree
 
 from corpus import markup
+from corpus.streams import BROKEN, OPEN, Broken
 
 LARGEST = 1 << 26  # bytes of a record; the largest real ones are a few MB
 PAPER = 1 << 23  # bytes of a paper's LaTeX
-BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error)  # what a damaged compressed file raises
 WARC_LANGUAGES = dict(pair.split(":") for pair in (  # ISO 639-3 to BCP 47
     "ara:ar asm:as ben:bn bul:bg cat:ca ces:cs dan:da deu:de ell:el eng:en eus:eu fas:fa fin:fi fra:fr "
     "guj:gu heb:he hin:hi hrv:hr hun:hu ibo:ig ind:id ita:it jpn:ja kan:kn kin:rw kor:ko mal:ml mar:mr "
     "nep:ne nld:nl nor:no ori:or pan:pa pol:pl por:pt ron:ro rus:ru slk:sk slv:sl spa:es srp:sr swa:sw "
     "swe:sv tam:ta tel:te tha:th tur:tr ukr:uk urd:ur vie:vi wol:wo xho:xh yor:yo zho:zh zul:zu").split())
-
-
-class Broken(Exception):
-    """What cannot be read, and where. `reason` is what the loss is counted as."""
-    def __init__(self, where, reason=None):
-        super().__init__(where)
-        self.reason = reason
 
 
 def dropped(document_id, reason, place):
@@ -123,13 +114,14 @@ def article(page, site, hidden):
         raise Broken(where, "not_article")
     if "redirect" in page:
         raise Broken(where, "redirect")
-    text = markup.wikitext(page.get("text", ""), hidden)
+    lost = Counter()
+    text = markup.wikitext(page.get("text", ""), hidden, lost)
     if not text:
         raise Broken(where, "empty")
     base = site.get("base", "").rpartition("/")[0]
     path = urllib.parse.quote(title.replace(" ", "_"), "/:,()!'*@")
     return {"text": text} | known(lang=site["lang"], title=title, date=page.get("timestamp"),
-                                  url=base and f"{base}/{path}")
+                                  url=base and f"{base}/{path}", lost=lost)
 
 
 def read_wiki(f, name, source):
@@ -222,18 +214,38 @@ def paper_id(path):
     return m and (m[1] or f"{m[2]}/{m[3]}")
 
 
-def members(f):
-    """(name, bytes) of the papers in a tar, packed or not."""
+class Tape:
+    """What tarfile needs of a stream that cannot go back, and what it read last."""
+    def __init__(self, f):
+        self.f, self.at, self.last = f, 0, b""
+
+    def tell(self):
+        return self.at
+
+    def read(self, n):
+        self.last = self.f.read(n)
+        self.at += len(self.last)
+        return self.last
+
+    def seek(self, to):
+        while self.at < to and self.read(min(to - self.at, 1 << 20)):
+            pass
+
+
+def members(f, most):
+    """(name, its first `most` + 1 bytes) of each file of a paper in a tar. A .pdf is not read."""
+    tape = Tape(f)
     try:
-        with tarfile.open(fileobj=f, mode="r:") as tar:
+        with tarfile.open(fileobj=tape, mode="r:") as tar:
             for m in tar:
-                if m.isreg() and m.name.endswith((".tex", ".gz", ".pdf")):
-                    yield m.name, tar.extractfile(m).read()
-            f.seek(tar.offset)
-            if f.read(512) != bytes(512):  # tarfile takes a damaged header for the end
+                if m.isreg() and m.name.endswith((".tex", *OPEN)):
+                    yield m.name, tar.extractfile(m).read(most + 1)
+                elif m.isreg() and m.name.endswith(".pdf"):
+                    yield m.name, b""
+            if tape.last != bytes(512):  # tarfile takes a damaged header for the end
                 raise Broken(f"byte {tar.offset}: neither a file's header nor the end")
     except (tarfile.TarError, OverflowError, ValueError) as e:
-        raise Broken(f"byte {f.tell()}: {e}") from e
+        raise Broken(f"byte {tape.at}: {e}") from e
 
 
 def included(main, texts):
@@ -268,12 +280,22 @@ def paper(files, number):
     return {"text": markup.latex(best)} | known(url=number and f"https://arxiv.org/abs/{number}")
 
 
-def packed_paper(data, number):
-    """One paper of arXiv's bulk data, a .gz. It holds a .tex, or a .tar of several."""
+def add_latex(files, member, data):
+    """Put a .tex file into the {name: bytes} of a paper, unless that is too large already."""
+    if member.endswith(".tex") and sum(map(len, files.values())) <= PAPER:
+        files[member] = data
+
+
+def packed_paper(data, packed, number):
+    """One paper of arXiv's bulk data, a .gz, say. It holds a .tex, or a .tar of several."""
+    if len(data) > LARGEST:
+        raise Broken(f"above {LARGEST:,} bytes", "too_large")
     try:
-        f = gzip.open(io.BytesIO(data))
+        f = OPEN[packed](io.BytesIO(data))
         if f.peek(512)[257:262] == b"ustar":
-            files = {file: tex for file, tex in members(f) if file.endswith(".tex")}
+            files = {}
+            for member, tex in members(f, PAPER):
+                add_latex(files, member, tex)
         else:
             files = {"main.tex": f.read(PAPER + 1)}
     except BROKEN as e:
@@ -283,17 +305,16 @@ def packed_paper(data, number):
 
 def read_arxiv(f, name, source):
     """A .tar of arXiv's bulk data (a .gz for each paper, or a .pdf without source), or of one paper."""
-    own, bulk = {}, False  # own: the .tex files of an archive of one paper
-    for member, data in members(f):
-        number, place = paper_id(member), f"{name}, {member}"
-        if member.endswith(".tex"):
-            own[member] = data
-        elif number and member.endswith(".gz"):
+    bulk, own = False, {}  # own: the .tex files of an archive of one paper
+    for member, data in members(f, LARGEST):
+        number, packed = paper_id(member), os.path.splitext(member)[1]
+        add_latex(own, member, data)
+        if number and packed == ".pdf":
             bulk = True
-            yield tried(number, place, packed_paper, data, number)
-        elif number and member.endswith(".pdf"):
+            yield dropped(number, "no_source", f"{name}, {member}")
+        elif number and packed != ".tex":
             bulk = True
-            yield dropped(number, "no_source", place)
+            yield tried(number, f"{name}, {member}", packed_paper, data, packed, number)
     if own or not bulk:
         number = paper_id(name)
         yield tried(number or name, name, paper, own, number)

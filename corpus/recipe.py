@@ -10,7 +10,7 @@ from typing import Literal
 
 import config
 import tokenizer as tokenizers
-from corpus import clean, dedup, pieces, stages
+from corpus import clean, dedup, pieces, stages, streams
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Source:
     weight: float | None = None         # share of the training rows; None: its share of the tokens
     field: str = "text"                 # of a .jsonl record
     split: int = 2048                   # characters after which plain text is cut at a blank line
+    encoding: str | None = None         # of its text files, as Python names it; None: UTF-8. A mark says more
     url: str | list[str] | None = None  # downloaded to data/raw/NAME
     sha256: str | list[str] | None = None       # of each url
     origin: str | None = None           # where it comes from
@@ -76,6 +77,11 @@ def selected(corpus):
     return dataclasses.replace(corpus, sources=[s for s in corpus.sources if not only or s.name in only])
 
 
+def with_newer_settings(settings):
+    """Those of a manifest, with what a source could not have when it was written: that has its default."""
+    return settings | {"sources": [config.plain(Source("")) | source for source in settings["sources"]]}
+
+
 def check_corpus(corpus):
     """Stop a corpus that cannot be prepared, or may not be."""
     config.check_types(corpus, corpus.name)
@@ -93,6 +99,9 @@ def check_corpus(corpus):
     for s in selected(corpus).sources:
         stages.rules_by_kind(s)
         rules += clean.rules(s.clean)
+        if s.encoding:
+            with config.blame(f"source {s.name}"):
+                streams.check_encoding(s.encoding)
         if not s.path and not s.url:
             raise ValueError(f"source {s.name} has neither path nor url")
         if s.permission == "gated" and s.name not in accepted:

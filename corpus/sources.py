@@ -3,31 +3,32 @@
     python prepare.py --input notes.txt code/ 'crawl/*.warc.wet.gz' --name mine
 
 A document is {"id", "text", "source"} and, where known, "lang", "licence", "url", "author", "title", "date".
+A wiki's page can have "lost", a Counter of its templates of which nothing is in the text.
 What cannot be a document becomes {"id", "source", "dropped": reason, "place"}, and the caller counts it. A
-reader gets an open file, its name inside the source, and the Source. Files are streams: nothing is unpacked
-to disk. Readers of big dumps: corpus/dumps.py.
+reader gets an open file in UTF-8 (corpus/streams.py), its name inside the source, and the Source. Readers of
+big dumps: corpus/dumps.py.
 """
-import bz2
 import functools
 import glob
-import gzip
 import io
 import json
-import lzma
 import os
 import re
 
-from corpus import dumps, markup, stories
-from corpus.dumps import BROKEN, LARGEST, Broken, decode, dropped, known, tried
+from corpus import dumps, markup, stories, streams
+from corpus.dumps import LARGEST, decode, dropped, known, tried
+from corpus.streams import BROKEN, OPEN, Broken
 
-OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 CODE = {  # the thirteen languages of ROOTS
     ".c": "c", ".h": "c", ".cc": "c++", ".cpp": "c++", ".hpp": "c++", ".cs": "c#", ".go": "go",
     ".java": "java", ".js": "javascript", ".lua": "lua", ".php": "php", ".py": "python", ".rb": "ruby",
     ".rs": "rust", ".scala": "scala", ".ts": "typescript"}
 FORMAT = {
     **dict.fromkeys(CODE, "code"), ".txt": "text", ".md": "text", ".rst": "text", ".jsonl": "jsonl",
-    ".json": "jsonl", ".parquet": "parquet", ".wet": "wet", ".tar": "arxiv", ".xml": "wiki"}
+    ".json": "jsonl", ".parquet": "parquet", ".wet": "wet", ".tar": "arxiv", ".xml": "wiki", ".html": "html",
+    ".htm": "html"}
+TEXT = {"text", "gutenberg", "jsonl", "code", "html", "samples", "stories"}     # readers that heed `encoding`
+ARCHIVES = {".7z": "7z x", ".zip": "unzip", ".rar": "unrar x"}      # what is not read, and what unpacks it
 SAME_ENDINGS = {"gutenberg": "text", "samples": "text", "stories": "text", "stackexchange": "wiki"}
 SKIPPED = {"node_modules", "__pycache__", "site-packages"}
 LICENCES = {  # a phrase of each licence; the more special before the more general
@@ -57,9 +58,16 @@ def suffixes(path):
     return stem, os.path.splitext(stem)[1].lower(), packed
 
 
+def refuse_archive(file):
+    command = ARCHIVES.get(os.path.splitext(file)[1].lower())
+    if command and os.path.isfile(file):
+        raise ValueError(f"{file} is an archive of a kind that is not read; unpack it: {command} {file}")
+
+
 def inside(path, wanted):
     """(file, its name inside `path`) of a file, or of a folder's files of format `wanted`."""
     if os.path.isfile(path):
+        refuse_archive(path)
         yield path, os.path.basename(path)
     for folder, folders, names in os.walk(path):
         folders[:] = [d for d in folders if d not in SKIPPED and not d.startswith(".")]
@@ -81,6 +89,8 @@ def found(source):
         for p in [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True)):
             here |= {os.path.abspath(file): (file, name) for file, name in inside(p, wanted)}
         if not here:
+            for file in glob.iglob(f"{glob.escape(path)}/**", recursive=True):
+                refuse_archive(file)
             raise ValueError(f"there is no {path}, or no file in it for the reader {source.reader}")
         files = here | files
     if len({name for _, name in files.values()}) < len(files):  # folders tell equal names apart
@@ -176,6 +186,12 @@ def read_stories(f, name, source):
         yield {"id": f"{name}#{number}", "text": stories.draw(grammar, lang, number), "lang": lang}
 
 
+def read_html(f, name, source):
+    """A web page is one document."""
+    title, text = markup.page(whole(f))
+    yield {"id": name, "text": text} | known(title=title)
+
+
 # ---- records ----
 
 # fields of a record that a document keeps, and under which name; C4 has a timestamp
@@ -198,7 +214,7 @@ def from_record(record, source):
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:  # JSON can spell it: "\ud800"
-        raise Broken("half of a surrogate pair", "invalid_utf8") from e
+        raise Broken("half of a surrogate pair", "broken_json") from e
     return document
 
 
@@ -234,7 +250,8 @@ def read_parquet(f, name, source):
         raise ValueError("reading .parquet needs pyarrow: pip install pyarrow") from e
     number = 0
     try:
-        table = pyarrow.parquet.ParquetFile(f)
+        # a table is read from its end on
+        table = pyarrow.parquet.ParquetFile(f if f.seekable() else io.BytesIO(f.read()))
         names = table.schema_arrow.names
         if source.field not in names:
             raise Broken(f"it has no {source.field}, but {', '.join(names)}", "no_text")
@@ -266,9 +283,9 @@ def read_code(f, name, source):
     """A source file is one document. Its first lines name its licence (SPDX), or the nearest LICENSE does."""
     text = whole(f)
     spdx = re.search(r"SPDX-License-Identifier:[ \t]*([\w.+-]+(?: +(?:OR|AND|WITH) +[\w.+-]+)*)", text[:4096])
-    licence = spdx and spdx[1]
-    if not spdx and hasattr(f, "name"):  # an opened .bz2 or .xz file has no name
-        licence = nearest_licence(os.path.dirname(os.path.abspath(f.name)), name.count("/") + 1)
+    licence, path = spdx and spdx[1], getattr(f, "name", None)      # an opened .bz2 or .xz file has no name
+    if not spdx and path:
+        licence = nearest_licence(os.path.dirname(os.path.abspath(path)), name.count("/") + 1)
     yield {"id": name, "text": text} | known(lang=CODE.get(suffixes(name)[1]), licence=licence)
 
 
@@ -277,30 +294,51 @@ def read_code(f, name, source):
 READERS = {
     "text": read_text, "gutenberg": read_gutenberg, "jsonl": read_jsonl, "parquet": read_parquet,
     "wet": dumps.read_wet, "wiki": dumps.read_wiki, "stackexchange": dumps.read_stackexchange,
-    "code": read_code, "arxiv": dumps.read_arxiv, "samples": read_samples, "stories": read_stories}
+    "code": read_code, "html": read_html, "arxiv": dumps.read_arxiv, "samples": read_samples,
+    "stories": read_stories}
 
 
-def reader_of(f, ending):
-    """The name of an open file's reader: by its ending, of .xml and .txt also by how they begin."""
-    head = f.peek(4096)[:4096] if ending in (".xml", ".txt") else b""
+def kind_of(f, reader):
+    """The reader of an open file for which its ending says `reader`: text and XML are of two kinds each."""
+    head = f.peek(4096)[:4096] if reader in ("text", "wiki") else b""
     if re.search(rb"START OF TH(E|IS) PROJECT GUTENBERG EBOOK", head, re.I):
         return "gutenberg"
-    if ending != ".xml" or b"<mediawiki" in head:
-        return FORMAT.get(ending, "text")
+    if reader != "wiki" or b"<mediawiki" in head:
+        return reader
     if b"<posts" in head:
         return "stackexchange"
     raise Broken("XML of another kind", "unknown_format")
 
 
+def explained(document, encoding):
+    """A document. If it is dropped since it is not in `encoding`, its place says how to name another. None is
+    the encoding of formats that have one only."""
+    if document.get("dropped") != "invalid_utf8" or not encoding:
+        return document
+    if encoding == "utf-8":
+        return document | {"place": f"{document['place']}: not UTF-8; name its encoding, as in "
+                                    "--encoding windows-1251 or utf-16-le"}
+    return document | {"dropped": "invalid_encoding",
+                       "place": f"{document['place']} of its text as UTF-8: it is not in {encoding} there"}
+
+
 def read_file(raw, name, source):
     """The documents of one open file; what breaks the file ends it."""
     _, ending, packed = suffixes(raw.name)
+    reader = source.reader
+    if reader == "auto":
+        reader = FORMAT.get(ending, "text")
+    encoding = "utf-8" if reader in TEXT else None
     try:
         f = OPEN[packed](raw) if packed else raw
-        reader = reader_of(f, ending) if source.reader == "auto" else source.reader
-        yield from READERS[reader](f, name, source)
+        if encoding:
+            f, encoding = streams.as_utf8(f, source.encoding, reader == "html")
+        if source.reader == "auto":
+            reader = kind_of(f, reader)
+        for document in READERS[reader](f, name, source):
+            yield explained(document, encoding)
     except Broken as e:
-        yield dropped(name, e.reason or "broken_file", f"{name}, {e}")
+        yield explained(dropped(name, e.reason or "broken_file", f"{name}, {e}"), encoding)
     except BROKEN as e:
         if getattr(e, "errno", None):  # the disk's fault, not the file's
             raise

@@ -136,8 +136,9 @@ def read_part(part, plan, name, number, files):
     """Files to documents, and hashes to find copies."""
     source = plan.source(name)
     keys, line_rule, _ = rules_by_kind(source)
-    begin_facts(part)
+    begin_facts(part, lost_templates=Counter())
     for document in sources.read_documents(source, files, part.tick):
+        part.facts["lost_templates"].update(document.pop("lost", {}))
         if "dropped" in document:
             pass
         elif is_removed(document, name, plan.removed):

@@ -2,7 +2,9 @@
 
 Documents in = documents kept + documents dropped, and each drop says why and where."""
 import bz2
+import codecs
 import gzip
+import io
 import json
 import lzma
 import os
@@ -11,10 +13,16 @@ import sys
 
 import pytest
 
-from corpus import recipe, sources
+from corpus import recipe, sources, streams
 
 PARAGRAPHS = [f"{i}" + " The cat sat on the mat." * 8 for i in range(100)]
 PACKED = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+try:
+    import zstandard
+    PACKED[".zst"] = zstandard.ZstdCompressor(write_checksum=True).compress
+except ImportError:
+    pass
+NOT_UTF8 = ": not UTF-8; name its encoding, as in --encoding windows-1251 or utf-16-le"
 
 
 @pytest.fixture(autouse=True)
@@ -71,11 +79,18 @@ def test_sources_are_named_by_what_tells_their_paths_apart():
 def test_settings_that_cannot_be_are_one_clear_line(monkeypatch):
     write("code/a.py", "pass")
     write("a.parquet", b"x")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for name in ("se/a.7z", "se/B.7Z", "a.txt.zst"):
+        write(name, b"x")
+    for library in ("pyarrow", "zstandard", "compression"):
+        monkeypatch.setitem(sys.modules, library, None)
     for path, reader, message in (("nowhere", "auto", "there is no nowhere"),
                                   ("code", "wiki", "no file in it for the reader wiki"),
                                   ("code", "pdf", "unknown reader 'pdf'; use auto or one of text, "),
-                                  ("a.parquet", "auto", "pip install pyarrow")):
+                                  ("a.parquet", "auto", "pip install pyarrow"),
+                                  ("a.txt.zst", "auto", "pip install zstandard"),
+                                  ("se/a.7z", "auto", "unpack it: 7z x se/a.7z"),
+                                  ("se", "auto", "unpack it: 7z x se/a.7z"),
+                                  ("*/*.7Z", "auto", "unpack it: 7z x se/B.7Z")):
         with pytest.raises(ValueError, match=message):
             read(path, reader=reader)
 
@@ -117,6 +132,83 @@ def test_a_failing_disk_is_not_taken_for_a_broken_file():
         read("/proc/self/mem", reader="text")  # nothing can be read at its byte 0
 
 
+# compression with zstandard, encodings
+
+def test_zstandard_files_of_several_frames_are_read_and_unpacked_piece_by_piece():
+    pytest.importorskip("zstandard")
+    pack = PACKED[".zst"]
+    skipped = (0x184D2A50).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"hello"
+    write("a.jsonl.zst", pack(records("ab") + b"\n") + skipped + pack(b"") + pack(records("c")))
+    assert split(read("a.jsonl.zst"))[0] == {"a.jsonl.zst:1": "a", "a.jsonl.zst:2": "b", "a.jsonl.zst:3": "c"}
+    far = zstandard.ZstdCompressionParameters(window_log=30, enable_ldm=True)       # zstd --long=30
+    frame = zstandard.ZstdCompressor(compression_params=far).compressobj()
+    write("far.txt.zst", frame.compress(b"far") + frame.flush())
+    assert read("far.txt.zst")[0]["text"] == "far"
+    sizes = [*map(len, streams.frames(io.BytesIO(pack(bytes(1 << 28))), *streams.zstd_library()))]
+    assert sum(sizes) == 1 << 28 and max(sizes) <= 1 << 27, "a bomb of 9 KB is unpacked piece by piece"
+
+
+RUSSIAN = "\n\n".join(f"{n} Кот сел на коврик и долго смотрел в окно." for n in range(2000))
+SPOKEN = {
+    "windows-1251": RUSSIAN, "koi8-r": RUSSIAN, "latin-1": "Le café est fermé.\n\nÀ demain !",
+    "windows-1252": "“Où est l’œuf ?” – 5 €", "big5": "天氣很好。\n\n我們去公園。", "euc_kr": "안녕하세요",
+    "shift_jis": "今日はいい天気です。\n\nソ十表", "gb18030": "天气很好。㐀𠀀", "utf-7": "é+b",
+    "utf-16": RUSSIAN, "utf-16-le": RUSSIAN, "utf-16-be": "ab\u0a0a\u0d0a\n\n\u010a𠀀", "utf-32": RUSSIAN}
+
+
+@pytest.mark.parametrize("encoding", SPOKEN)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.py", "a.html", "a.txt.gz"])
+def test_a_file_in_the_encoding_that_is_named_reads_as_in_utf8(encoding, name):
+    text = SPOKEN[encoding]                     # in UTF-16 a byte 10 need not be a line end
+    row = json.dumps({"text": text}, ensure_ascii=False)
+    content = {"a.jsonl": f"{row}\n{row}\n", "a.html": f"<meta charset=ascii><p>{text}"}.get(name, text)
+    pack = gzip.compress if name.endswith(".gz") else bytes
+    expected = read(write(name, pack(content.encode())), encoding="utf-8")
+    assert expected and "dropped" not in expected[0] and text[-2:] in expected[-1]["text"]
+    assert read(write(name, pack(content.encode(encoding))), encoding=encoding) == expected
+
+
+MARKS = {"utf-8": codecs.BOM_UTF8, "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE,
+         "utf-32-le": codecs.BOM_UTF32_LE, "utf-32-be": codecs.BOM_UTF32_BE}
+
+
+@pytest.mark.parametrize("encoding", MARKS)
+@pytest.mark.parametrize("given", [None, "latin-1", "utf-16-le", "utf-8"])
+def test_a_byte_order_mark_counts_before_what_is_named(encoding, given):
+    for name, text in (("a.txt", RUSSIAN), ("a.jsonl", '{"text": "é"}\n{"text": "Ω"}'), ("a.go", "// Ω\n"),
+                       ("en.txt", "Ω\n\né"), ("a.htm", "<meta charset=big5><p>Ω"), ("b.txt", BOOK)):
+        reader = "samples" if name == "en.txt" else "auto"
+        expected = read(write(name, text), reader=reader, encoding=name == "a.htm" and "utf-8" or None)
+        marked = MARKS[encoding] + text.encode(encoding)
+        assert read(write(name, marked), reader=reader, encoding=given) == expected and expected
+
+
+def test_what_is_not_in_the_encoding_is_dropped_alone_and_names_the_setting():
+    lines = [json.dumps({"text": t}, ensure_ascii=False).encode("cp1252") for t in ("é", "ab", "œ")]
+    lines[1] = lines[1].replace(b"b", b"\x81")              # no character in windows-1252
+    kept, dropped = split(read(write("a.jsonl", b"\n".join(lines)), encoding="windows-1252"))
+    assert kept == {"a.jsonl:1": "é", "a.jsonl:3": "œ"}
+    there = "a.jsonl:2, byte 11 of its text as UTF-8: it is not in cp1252 there"
+    assert dropped == [("invalid_encoding", there)]
+    whole = "one\n\ntwo".encode("utf-16-le")
+    for halves in (whole.replace(b"w\0", b"\0\xd8"), whole + b"x"):      # of a pair, of a unit
+        kept, dropped = split(read(write("a.txt", halves), encoding="utf-16-le", split=1))
+        assert kept == {"a.txt#0": "one"} and dropped[0][0] == "invalid_encoding"
+    text = "plain text\n"
+    for name, content in (("a.txt", text.encode("utf-16-le")), ("a.py", text.encode("utf-32-be")),
+                          ("a.jsonl", records("ab").decode().encode("utf-16-be")), ("b.txt", b"caf\xe9")):
+        kept, dropped = split(read(write(name, content)))
+        assert not kept and dropped == [("invalid_utf8", dropped[0][1])] and NOT_UTF8 in dropped[0][1]
+
+
+@pytest.mark.parametrize("name, near", [
+    ("windows-1215", "windows-125"), ("latin-one", "latin-1"), ("Big-5", "big5"), ("utf16be", "utf-16be"),
+    *((name, "") for name in ("hex", "idna", "undefined", "a\0b", "é"))])
+def test_what_is_no_encoding_is_one_line_with_a_near_miss(name, near):
+    with pytest.raises(ValueError, match=f"source s: Python knows no .*, did you mean '{near}[^'\n]*'\\?$"):
+        recipe.check_corpus(recipe.Corpus("c", [recipe.Source("s", "a.txt", encoding=name)]))
+
+
 # text and books
 
 def test_text_is_cut_at_blank_lines_and_nothing_is_lost():
@@ -126,7 +218,7 @@ def test_text_is_cut_at_blank_lines_and_nothing_is_lost():
         assert found == ["one\ntwo", "three", "four" + "x" * 40, "end"]
     kept, dropped = split(read(write("a.txt", b"first one\n\ncaf\xe9 two\n\nthird one\n\n"), split=5))
     assert kept == {"a.txt#0": "first one", "a.txt#2": "third one"}
-    assert dropped == [("invalid_utf8", "a.txt, byte 14")]
+    assert dropped == [("invalid_utf8", f"a.txt, byte 14{NOT_UTF8}")]
     parts = read(write("a.txt", "x" + "é" * (1 << 20)))
     assert "".join(split(parts)[0].values()) == "x" + "é" * (1 << 20) and len(parts) > 1, "one line of 2 MiB"
 
@@ -145,7 +237,28 @@ def test_a_gutenberg_book_is_known_by_its_marker():
     said = BOOK.replace("Language:", "Character set encoding: ISO-8859-1\r\nLanguage:").encode("latin-1")
     assert "è" in read(write("latin.txt", said))[0]["text"]
     bad = split(read(write("bad.txt", BOOK.encode("latin-1"))))[1]
-    assert bad == [("invalid_utf8", f"bad.txt, byte {BOOK.index('è')}")]
+    assert bad == [("invalid_utf8", f"bad.txt, byte {BOOK.index('è')}{NOT_UTF8}")]
+
+
+# pages
+
+def test_a_page_is_a_document_in_the_encoding_that_it_declares_unless_one_is_named():
+    page = "<!DOCTYPE html><html><head>{}<title>Été\n{}</title></head><body><p>“Été” – œuf: 5 €.</html>"
+    for says, encoding, given in (
+            ('<meta charset="iso-8859-1">', "cp1252", None),        # browsers read this as windows-1252
+            ("<META http-equiv=Content-Type content='text/html; charset=windows-1252'>", "cp1252", None),
+            ("<?xml version='1.0' encoding='cp1252'?>", "cp1252", None),
+            ("<meta charset=utf-8>", "utf-8", None), ("<meta charset='utf-16'>", "utf-8", None),
+            ("<meta charset='nonsense'>", "utf-8", None),
+            ("<meta charset='utf-8'>", "cp1252", "cp1252"), ("", "cp1252", "cp1252"), ("", "utf-8", None)):
+        write("web/a.html", page.format(says, "&amp; hiver").encode(encoding))
+        assert read("web", encoding=given) == [
+            {"id": "a.html", "text": "“Été” – œuf: 5 €.", "title": "Été & hiver", "source": "s"}]
+    place = f"a.html, byte {page.format('', '').index('É')}{NOT_UTF8}"
+    write("web/a.html", page.format("", "").encode("cp1252"))
+    assert split(read("web"))[1] == [("invalid_utf8", place)]
+    write("web/b.HTM", "<p>one")
+    assert [d["id"] for d in read("web")] == ["a.html", "b.HTM"] and "title" not in read("web")[1]
 
 
 # records
@@ -165,7 +278,7 @@ BAD_RECORDS = [  # a line, the reason, what follows its place
     (b'["text"]', "no_text", "it has: no text fields"),
     (b'{"body": "b", "url": "u", "n": 1, "text": 5}', "no_text", "it has: body, url"),
     (b'{"text": "f\xff"}', "invalid_utf8", "byte 11"),
-    (b'{"text": "\\ud800"}', "invalid_utf8", "half of a surrogate pair")]
+    (b'{"text": "\\ud800"}', "broken_json", "half of a surrogate pair")]
 
 
 def test_broken_json_records_are_dropped_one_by_one(monkeypatch):
@@ -194,6 +307,8 @@ def test_parquet_rows_are_documents_in_batches():
     assert split(read("a.parquet", field="body"))[1] == [
         ("no_text", "a.parquet, it has no body, but text, id, embedding, license")]
     whole = open("a.parquet", "rb").read()
+    for ending, pack in PACKED.items():
+        assert [d.get("text") for d in read(write(f"b.parquet{ending}", pack(whole)))] == table["text"]
     for damaged in (whole[:-30], b"no parquet"):
         assert read(write("c.parquet", damaged))[-1]["dropped"] == "broken_file"
 
@@ -215,7 +330,7 @@ def test_code_carries_the_licence_it_names_or_the_nearest_one():
         "a.py": ("python", "GPL-3.0"), "b.c": ("c", "GPL-2.0-only WITH Linux-syscall-note"),
         "lib/deep/c.go": ("go", "BSD-3-Clause"), "odd/d.rs": ("rust", "own")}
     kept, dropped = split(documents)
-    assert kept["a.py"] == "pass\n" and dropped == [("invalid_utf8", "odd/e.rs, byte 6")]
+    assert kept["a.py"] == "pass\n" and dropped == [("invalid_utf8", f"odd/e.rs, byte 6{NOT_UTF8}")]
     alone = read("src/lib/deep/c.go")[0]
     assert "licence" not in alone, "a file given by name is looked at in its own folder only"
     write("LICENSE", "Permission is hereby granted, free of charge, to any\nperson obtaining a copy")
