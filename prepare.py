@@ -41,7 +41,7 @@ LEAST = 1024                    # bytes that give the smallest vocabulary
 def program(corpus):
     """A hash of the program and its rules: who edits them gets new results, not leftovers of old ones."""
     here, files = os.path.dirname(os.path.abspath(__file__)), []
-    for pattern in ("prepare.py", "tokenizer.py", "corpus/*.py", "samples/**/*.txt",
+    for pattern in ("prepare.py", "tokenizer.py", "vocabulary.py", "corpus/*.py", "samples/**/*.txt",
                     f"{os.path.abspath(corpus.rules or clean.RULES_FOLDER)}/**/*.*"):
         files += sorted(glob.glob(os.path.join(here, pattern), recursive=True))
     return jobs.hash_of([config.sha256(file) for file in files])

@@ -8,7 +8,8 @@
 Several prompts (--prompt A --prompt B, JSON lines) make batches. Each is continued as if it were alone, and
 its sample i is what --seed SEED+i gives. A line {"prompt": "..."} of JSON keeps what it has and gets
 "samples": [{"text", "tokens", "finish": end, stop or length, "logprobs"}]. The same command goes on where
---out ends.
+--out ends. With --special a prompt may have special tokens: a chat goes on with
+--interactive --special --turn $'<|user|>\\n{}</s>\\n<|assistant|>\\n'
 """
 import functools
 import itertools
@@ -25,6 +26,19 @@ def say(line):
 
 
 # ---- prompts, a conversation, JSON lines: go_on(prompts) is continuations() with the settings ----
+
+def with_special(go_on, tokenizer):
+    """go_on() for prompts whose special tokens become their ids; one that begins a text is not put twice."""
+    def ids_of(prompt):
+        ids, begin = tokenizer.encode(prompt, special=True), list(tokenizer.begin)
+        if ids[:1] == begin[-1:]:
+            begin = begin[:-1]
+        return begin + ids
+
+    def go_on_with(prompts, **more):
+        return go_on([prompt and ids_of(prompt) for prompt in prompts], **more)
+    return go_on_with
+
 
 def warm_up(go_on, prompts, samples):
     """Compile, by a few tokens that are thrown away. What is new later, as a batch of another size or a cache
@@ -131,6 +145,7 @@ def read_options():
     way.add_argument("--jsonl", metavar="FILE", help="JSON lines with a prompt each; - for stdin")
     way.add_argument("--interactive", action="store_true", help="add what you type to the text, line by line")
     ap.add_argument("--turn", default="{}", help=r"how a typed line, {}, is added, e.g. $'\nYou: {}\nModel:'")
+    ap.add_argument("--special", action="store_true", help="</s> in a prompt is the token, not text")
     ap.add_argument("--out", metavar="FILE", help="where --jsonl goes; a file that is begun is continued")
     ap.add_argument("--stop", dest="stops", action="append", default=[], help="end before this text")
     number = config.number
@@ -188,8 +203,11 @@ def main():
     decode.read_weights_fast(model)
     settings = {key: vars(args)[key] for key in ("tokens", "stops", "samples", "logprobs", "seed", "window")}
     draw = Draw(args.temperature, args.top_k, args.top_p, args.min_p, args.penalty)
-    go_on = functools.partial(continuations, model, folder.tokenizer(), draw=draw,
+    tokenizer = folder.tokenizer()
+    go_on = functools.partial(continuations, model, tokenizer, draw=draw,
                               steps=decode.choose_steps(device, args.logprobs), **settings)
+    if args.special:
+        go_on = with_special(go_on, tokenizer)
     if args.compile and prompts and forms.can_compile(device):
         decode.compile_step(model)
         warm_up(go_on, prompts, args.samples)

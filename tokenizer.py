@@ -4,16 +4,18 @@
     python tokenizer.py report data/wide --input en/ yo/ --lang en yo --monolingual
 
 encode(text) -> ids   encode_batch(texts)   decode(ids)   bytes_of(id)   save(folder)
+encode(text, special=True)      a special token that the text spells becomes its one id, as a prompt needs it
 vocab       how many ids there are          prompt    the ids that a text begins with
 unk bos eos pad     one id each, or None    begin     the ids that generation puts before a text
 ends        the ids that end a text         space     encode() puts a space before a text
-lossless    every text comes back to the letter
+lost        {what comes back: the texts that it stands for}, among those of TRIED that come back changed
 
 A text that spells a special token stays text. load(folder) also opens tokenizers of other models.
-merge_most_frequent() is BPE as in its paper; corpus/bpe.py does the same fast.
+corpus/bpe.py finds the entries of our own BPE.
 """
 import collections
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -23,17 +25,10 @@ import sentencepiece
 import tiktoken
 
 import config
+import vocabulary
+from vocabulary import BYTES, FILES, ROLES, SPECIALS, from_printable, json_bytes, piece_bytes, printable
 
-# A tokenizer.json cannot hold bytes. A byte is written as one character: itself, or the next from U+0100 on.
-PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
-SPARE = iter(range(256, 512))
-CHAR = {b: chr(b if b in PRINTABLE else next(SPARE)) for b in range(256)}
-BYTE = {c: b for b, c in CHAR.items()}
-BYTES = [bytes([BYTE[c]]) for c in sorted(BYTE)]        # in the order of BLOOM's vocabulary
-ROLES = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}       # BLOOM's names
-SPECIALS = [*ROLES.values()]
 KINDS = "bpe", "sentencepiece"
-FILES = "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"
 
 # BLOOM, section 3.3. Its tokenizer.json has REGEX: a piece is an optional space, then neither white space nor
 # one of these signs; what lies between two pieces is a piece too. PIECES says this for Python and tiktoken.
@@ -41,49 +36,25 @@ REGEX = " ?[^(\\s|[.,!?…。，、।۔،])]+"
 GAP = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000()|.,!?…。，、।۔،"
 PIECES = rf" ?[^{GAP}]+|[{GAP}]+?(?= ?[^{GAP}])|[{GAP}]+"
 
-
-def merge_most_frequent(count, vocab):
-    """The merges of BPE, [(bytes, bytes)], as the paper finds them (Sennrich et al. 2016, algorithm 1).
-
-    count: {piece: how often it occurs}. Count the pairs of neighbours, join the most frequent, begin again.
-    merge_most_frequent({"low": 5, "lot": 2}, 262) -> [(b"l", b"o"), (b"lo", b"w")]: found 7 and 5 times.
-    A tie goes to the pair whose parts are older. A pair that occurs once is not joined.
-    """
-    entries = list(BYTES)
-    number = {entry[0]: i for i, entry in enumerate(entries)}
-    words = [([number[b] for b in piece.encode()], times) for piece, times in count.items()]
-    merges = []
-    while len(SPECIALS) + len(entries) < vocab:
-        pairs = collections.Counter()
-        for ids, times in words:
-            for pair in zip(ids, ids[1:]):
-                pairs[pair] += times
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
-        if best is None or pairs[best] < 2:
-            break
-        a, b = best
-        merges.append((entries[a], entries[b]))
-        entries.append(entries[a] + entries[b])
-        for ids, _ in words:
-            for i in range(len(ids)):           # from the left; the list gets shorter meanwhile
-                if ids[i:i + 2] == [a, b]:
-                    ids[i:i + 2] = [len(entries) - 1]
-    return merges
+# Texts that some tokenizers change: spaces, characters with two spellings, letters of several scripts.
+TRIED = "  a  ", "\t\n", "\u3000", "e\u0301", "\ufb01", "½", "\u2581", *"ßЖ你नعกあ😀"
 
 
 class Tokenizer:
     """What the kinds share. A kind has ids_of(texts); `entries`, the bytes of each id, none for special ones;
     and `special_ids`, {name: id}."""
+    ids = {}                    # of entries by their names in the file, where they have names
     space = False
-    lossless = True
+    lost = {}
     prompt = []
     imported = False
+    read_by = ""                # the class of transformers that its files name
     way = ""                    # how texts are cut, if not as in the papers
     files = {}                  # {name: bytes} of the folder that was read
 
     def set_roles(self, says):
         ids = self.special_ids
-        for role, name in zip(ROLES, role_names(says)):
+        for role, name in zip(ROLES, vocabulary.role_names(says)):
             if says.get(f"{role}_token") and name not in ids:
                 raise ValueError(f"its {role}_token {name!r} is not one of its special tokens")
             setattr(self, role, ids.get(name))
@@ -96,13 +67,29 @@ class Tokenizer:
             return self.prompt
         return [self.eos, *self.prompt]
 
-    def encode(self, text):
-        return self.encode_batch([text])[0]
+    def encode(self, text, special=False):
+        if not special:
+            return self.encode_batch([text])[0]
+        text.encode()
+        return self.ids_with_special(text)
 
     def encode_batch(self, texts):
         for text in texts:
             text.encode()       # half of a surrogate pair: Python's ValueError says where it stands
         return self.ids_of(texts)
+
+    def ids_with_special(self, text):
+        """Where two names begin, the longer one counts. SentencePiece puts no space behind a special one."""
+        names = sorted(self.special_ids, key=len, reverse=True)
+        before, *rest = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
+        ids = self.encode(before)
+        for name, part in zip(rest[::2], rest[1::2]):
+            ids += [self.special_ids[name], *self.ids_within(part)]
+        return ids
+
+    def ids_within(self, text):
+        """The ids of a text that follows another text."""
+        return self.encode(text)
 
     def bytes_of(self, i):
         return self.entries[i]
@@ -114,10 +101,25 @@ class Tokenizer:
         return text
 
     def try_out(self):
-        """Find out `space` and `lossless` with texts that some models change."""
+        """Find out `space` and `lost`."""
         self.space = self.decode(self.encode("a")) == " a"
-        texts = "  a  \t\u3000\n", "e\u0301\ufb01\u00bd", "\u2581"
-        self.lossless = all(self.decode(self.encode(text)) == text for text in texts)
+        self.lost = collections.defaultdict(list)
+        for text in TRIED:
+            back = self.decode(self.encode(text))
+            if back != text:
+                self.lost[back].append(text)
+
+    def remarks(self):
+        """Lines that say what else a person should know who brings this tokenizer."""
+        if self.lost:
+            each = []
+            for back, texts in self.lost.items():
+                unknown = " (<unk>)" if self.unk in self.encode(texts[0]) else ""
+                each.append(f"{', '.join(map(repr, texts))} as {back!r}{unknown}")
+            yield f"its tokenizer is not lossless; it gives back {'; '.join(each)}"
+        if "Llama" in self.read_by and self.space and self.encode(" a") != self.encode("a"):
+            yield ("for a text that begins with a space transformers 5 gives other ids: as LlamaTokenizer it "
+                   "puts no second space before it; SentencePiece, tokenizers and transformers 4 do, as here")
 
     def save(self, folder):
         """Write the files that load() and transformers read; what was read is written as it was."""
@@ -127,16 +129,17 @@ class Tokenizer:
 
 
 class BPE(Tokenizer):
-    """Byte-level BPE: ids 0-3 are SPECIALS, then 256 bytes, then the merges in order. tiktoken encodes."""
+    """Byte-level BPE: ids 0-3 are SPECIALS, then 256 bytes, the merges in order, special tokens of one's own.
+    tiktoken encodes."""
     kind = "bpe"
-    special_ids = {name: i for i, name in enumerate(SPECIALS)}
-    LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    SPLIT = {"type": "Split", "pattern": {"Regex": REGEX}, "behavior": "Isolated", "invert": False}
-    CUT = {"type": "Sequence", "pretokenizers": [SPLIT, LEVEL]}
 
-    def __init__(self, merges, says={}):
+    def __init__(self, merges, says={}, special=()):
         self.merges = merges
         self.entries = [b""] * len(SPECIALS) + BYTES + [a + b for a, b in merges]
+        self.special_ids = {name: i for i, name in enumerate(SPECIALS)}
+        for name in special:
+            self.special_ids[name] = len(self.entries)
+            self.entries.append(b"")
         self.vocab = len(self.entries)
         ranks = {entry: i for i, entry in enumerate(self.entries) if entry}
         self.tiktoken = tiktoken.Encoding("bpe", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={})
@@ -150,109 +153,90 @@ class BPE(Tokenizer):
 
     def own_files(self):
         """tokenizer.json in Hugging Face's format, and what transformers needs beside it."""
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        vocab = {printable(entry): i for i, entry in enumerate(self.entries) if entry}
-        file = {
-            "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
-            "added_tokens": [{"id": i, "content": name, **flags} for name, i in self.special_ids.items()],
-            "pre_tokenizer": self.CUT, "decoder": self.LEVEL,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-                      "vocab": self.special_ids | vocab,
-                      "merges": [[printable(a), printable(b)] for a, b in self.merges]}}
-        says = {"tokenizer_class": "PreTrainedTokenizerFast", **NAMES, "pad_token": "<pad>"}
+        pairs = [(printable(a), printable(b)) for a, b in self.merges]
+        file = vocabulary.bpe_file(pairs, [*self.special_ids][len(SPECIALS):], REGEX)
+        says = {"tokenizer_class": "PreTrainedTokenizerFast", **vocabulary.NAMES, "pad_token": "<pad>"}
         return {"tokenizer.json": json_bytes(file), "tokenizer_config.json": json_bytes(says)}
 
     @classmethod
     def of_file(cls, file, says):
-        """The tokenizer of a tokenizer.json of ours, or of BLOOM's ("a b" is a merge); None for any other."""
-        model = file["model"]
-        after = file.get("post_processor") or cls.LEVEL
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
-        names = [*SPECIALS, *sorted(BYTE), *map("".join, merges)]
-        has = [file.get("normalizer"), file.get("pre_tokenizer"), after["type"], added_tokens(file),
-               model.get("vocab"), {key for key, value in model.items() if value}]
-        if has == [None, cls.CUT, "ByteLevel", cls.special_ids, {name: i for i, name in enumerate(names)},
-                   {"type", "vocab", "merges"}]:
-            return cls([(from_printable(a), from_printable(b)) for a, b in merges], says)
+        """The tokenizer of a tokenizer.json of ours or BLOOM's, None for any other."""
+        if parts := vocabulary.read_bpe_file(file, REGEX):
+            pairs, special = parts
+            return cls([(from_printable(a), from_printable(b)) for a, b in pairs], says, special)
 
 
-# in the tokenizer_config.json of both kinds
-NAMES = {"clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-
-
-def role_names(says):
-    """The names of ROLES in `says`, a tokenizer_config.json, or else BLOOM's."""
-    tokens = [says.get(f"{role}_token") or name for role, name in ROLES.items()]
-    return [token["content"] if isinstance(token, dict) else token for token in tokens]
-
-
-def printable(entry):
-    return "".join(CHAR[b] for b in entry)
-
-
-def from_printable(text):
-    return bytes(BYTE[c] for c in text)
-
-
-def json_bytes(value):
-    return json.dumps(value, indent=1, ensure_ascii=False).encode()
-
-
-def added_tokens(file):
-    return {token["content"]: token["id"] for token in file.get("added_tokens") or []}
-
-
-MARK = "\U0010fffd"             # for private use: a character of no piece
+NO_PREFIX = b"\x1a\x02\x18\x00"       # of protobuf: normalizer_spec { add_dummy_prefix: false }
 
 
 class SentencePiece(Tokenizer):
-    """SentencePiece BPE as in LLaMA: ids `<unk> <s> </s>`, 256 bytes, pieces. U+2581 stands for a space."""
+    """A tokenizer.model. LLaMA's has ids `<unk> <s> </s>`, 256 bytes, pieces. U+2581 stands for a space.
+
+    keep_sign: U+2581 in a text becomes its three bytes; to the library it would be a space. Ours keep it.
+    """
     kind = "sentencepiece"
 
-    def __init__(self, model, says={}, adds_bos=True):
+    def __init__(self, model, says={}, keep_sign=True):
         sentencepiece.set_min_log_level(3)
         self.model = model
         self.sp = sp = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.within = sentencepiece.SentencePieceProcessor(model_proto=model + NO_PREFIX)
         self.vocab = sp.vocab_size()
         self.ids = {sp.id_to_piece(i): i for i in range(self.vocab)}
+        self.keep_sign = keep_sign and sp.is_byte(self.ids.get("<0xE2>", 0))
         self.special_ids = {p: i for p, i in self.ids.items() if sp.is_control(i) or sp.is_unknown(i)}
         self.entries = [b"" if piece in self.special_ids else piece_bytes(piece) for piece in self.ids]
-        self.sign = [self.ids[f"<0x{b:02X}>"] for b in "\u2581".encode()]
-        self.set_roles(says)
-        if adds_bos and self.bos is not None:
+        if "<0x00>" not in self.ids:            # unknown characters become <unk>, and are shown as it
+            self.entries[sp.unk_id()] = sp.decode([sp.unk_id()]).encode()
+        roles = {"unk": sp.unk_id(), "bos": sp.bos_id(), "eos": sp.eos_id(), "pad": sp.pad_id()}
+        own = {f"{role}_token": sp.id_to_piece(i) for role, i in roles.items() if i >= 0}
+        self.set_roles(own | says)
+        if says.get("add_bos_token", True) and self.bos is not None:
             self.prompt = [self.bos]
         self.try_out()
-        self.way = ("" if self.space else "no space before") + ("" if self.lossless else "lossy")
+        lossy = {*itertools.chain(*self.lost.values())} - {"\u2581"}
+        self.way = ("" if self.space else "no space before") + ("lossy" if lossy else "")
 
     def ids_of(self, texts):
         batch = self.sp.encode(texts)
         for i, text in enumerate(texts):
-            if "\u2581" in text:
-                batch[i] = self.encode_sign(text)
+            if self.keep_sign and "\u2581" in text:
+                batch[i] = self.ids_within(" " * self.space + text)
         return batch
 
-    def encode_sign(self, text):
-        """U+2581 would come back as a space: it becomes its three bytes. The parts between are encoded beside
-        MARK, so that no space is put before them."""
-        first, *others = text.split("\u2581")
-        ids = self.sp.encode(first + MARK)[:-len(MARK.encode())]
-        skip = len(self.sp.encode(MARK))
-        for other in others:
-            ids += self.sign + self.sp.encode(MARK + other)[skip:]
-        return ids
+    def ids_within(self, text):
+        if not self.keep_sign:
+            return self.within.encode(text)
+        first, *others = self.within.encode(text.split("\u2581"))
+        sign = [self.ids[f"<0x{b:02X}>"] for b in "\u2581".encode()]
+        return first + [i for other in others for i in sign + other]
 
     def own_files(self):
         says = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False,
-                "legacy": True, **NAMES}
+                "legacy": False, "keep_sign": True, **vocabulary.NAMES}
         return {"tokenizer.model": self.model, "tokenizer_config.json": json_bytes(says)}
 
 
-def piece_bytes(piece):
-    """piece_bytes("▁the") -> b" the"   piece_bytes("<0x41>") -> b"A" """
-    if re.fullmatch("<0x[0-9A-F]{2}>", piece):
-        return bytes([int(piece[3:5], 16)])
-    return piece.replace("\u2581", " ").encode()
+class Llama3(Tokenizer):
+    """Llama 3's own tokenizer.model. tiktoken encodes, as in its published code."""
+    kind, way = "bpe", "llama3"
+
+    def __init__(self, data, says):
+        ranks = vocabulary.read_tiktoken(data)
+        self.tiktoken = tiktoken.Encoding("llama3", pat_str=vocabulary.LLAMA3, mergeable_ranks=ranks,
+                                          special_tokens={})
+        names = vocabulary.llama3_names()
+        self.special_ids = {name: i for i, name in enumerate(names, len(ranks))}
+        self.entries = sorted(ranks, key=ranks.get) + [b""] * len(names)
+        self.vocab = len(self.entries)
+        self.set_roles(vocabulary.LLAMA3_ROLES | says)
+        if says.get("add_bos_token", True):
+            self.prompt = [self.bos]
+
+    def ids_of(self, texts):
+        """A million spaces in a row are too much for tiktoken: such a run is cut."""
+        encode = self.tiktoken.encode_ordinary
+        return [[i for part in re.split(r"(\s{400000})", text) for i in encode(part)] for text in texts]
 
 
 PLAIN = "One 2, three-four!\n\tfive_6."              # no model may change this
@@ -267,35 +251,44 @@ class Foreign(Tokenizer):
             raise ValueError("its library is missing: pip install tokenizers") from e
         model_type = file["model"].get("type", "BPE")
         if model_type != "BPE":
-            raise ValueError(f"its model is {model_type}; only BPE is supported")
-        special = {}
+            raise ValueError(f"its model is {model_type}; only BPE is supported, and tokenizer.model of "
+                             "SentencePiece without a tokenizer.json")
+        is_special = {}
         for token in file.get("added_tokens") or []:
-            token["special"] |= token["content"] in role_names(says)
-            special[token["content"]] = token["special"]
+            token["special"] |= token["content"] in vocabulary.role_names(says)
+            is_special[token["content"]] = token["special"]
+        file["model"]["dropout"] = None                 # it is for training
         self.library = tokenizers.Tokenizer.from_str(json.dumps(file))
         self.library.no_truncation()
         self.library.no_padding()
         self.library.encode_special_tokens = True       # a text that spells one stays text
-        byte_level = is_byte_level(file)
+        byte_level = vocabulary.is_byte_level(file)
         self.kind = "bpe" if byte_level else "sentencepiece"
-        to_bytes = from_printable if byte_level else piece_bytes
-        ids = self.library.get_vocab()
-        self.special_ids = {name: ids[name] for name in special}
+        unk = file["model"].get("unk_token")
+        self.ids = ids = self.library.get_vocab()
+        self.special_ids = {name: ids[name] for name, special in is_special.items() if special}
         self.set_roles(says)
         self.vocab = 1 + max(ids.values())
         self.entries = [b""] * self.vocab
         for name, i in ids.items():
-            if name not in special:
-                self.entries[i] = to_bytes(name)
-            elif not special[name]:
+            if byte_level and name not in is_special and vocabulary.BYTE.keys() >= {*name}:
+                self.entries[i] = from_printable(name)
+            elif name not in is_special:
+                self.entries[i] = piece_bytes(name)
+            elif not is_special[name]:
                 self.entries[i] = name.encode()
-        self.try_out()
+        if unk in ids and not {*BYTES} <= {*self.entries}:
+            self.entries[ids[unk]] = unk.encode()       # so that a text shows what was lost
         cut = json.dumps([file.get("normalizer"), file.get("pre_tokenizer")], sort_keys=True)
-        if not {*BYTES} <= {*self.entries} or self.decode(self.encode(PLAIN)) != PLAIN:
+        self.try_out()
+        if self.decode(self.encode(PLAIN)) != PLAIN:
             raise ValueError(f"its ids do not spell every text, which is changed by {cut:.200}")
+        for name, i in self.special_ids.items():
+            if i in self.encode(name) and name != unk:
+                raise ValueError(f"a text that spells {name!r} could not stay text")
         if {*re.findall('"type": "(.*?)"', cut)} <= {"Sequence", "Prepend", "Replace", "Metaspace"}:
             self.way = "" if self.space else "no space before"      # as LLaMA's
-        elif cut != json.dumps([None, BPE.CUT], sort_keys=True):
+        elif cut != json.dumps([None, vocabulary.bpe_file([], [], REGEX)["pre_tokenizer"]], sort_keys=True):
             self.way = cut
         begun = self.library.encode("a")
         if begun.special_tokens_mask[-1]:
@@ -305,24 +298,44 @@ class Foreign(Tokenizer):
     def ids_of(self, texts):
         return [encoding.ids for encoding in self.library.encode_batch_fast(texts, add_special_tokens=False)]
 
-
-def is_byte_level(file):
-    return "ByteLevel" in json.dumps(file.get("pre_tokenizer"))
+    def ids_with_special(self, text):
+        self.library.encode_special_tokens = False
+        ids = self.ids_of([text])[0]
+        self.library.encode_special_tokens = True
+        return ids
 
 
 # ---- from folders ----
 
 def from_files(files):
     """The tokenizer of {name: bytes}."""
-    file, says, also = (json.loads(files.get(name, b"{}")) for name in (FILES[0], *FILES[2:]))
-    if "added_tokens_decoder" not in says:          # else transformers does not read the other file
-        says |= also
-    if "tokenizer.model" in files and not is_byte_level(file):
-        adds_bos = file.get("post_processor") if file else says.get("add_bos_token", True)
-        found = SentencePiece(files["tokenizer.model"], says, adds_bos)
-        if not file or found.lossless and found.ids == file["model"]["vocab"] | added_tokens(file):
-            return found                # else tokenizer.json counts, as in transformers
-    return BPE.of_file(file, says) or Foreign(file, says)
+    file, says, added = vocabulary.read_json_files(files)
+    model = files.get("tokenizer.model")
+    found = None if model is None else from_model(model, file, says)
+    found = found or BPE.of_file(file, says) or Foreign(file, says)
+    found.read_by = says.get("tokenizer_class") or ""
+    for name, i in added.items():
+        if (found.special_ids | found.ids).get(name) != i:
+            raise ValueError(f"its added token {name!r} is not among the entries; save_pretrained() of "
+                             "transformers' AutoTokenizer writes a tokenizer.json that has it")
+    return found
+
+
+def from_model(model, file, says):
+    """The tokenizer of a tokenizer.model. None if `file`, the tokenizer.json beside it, counts: unless it is
+    ours it does, as in transformers."""
+    own = says.get("keep_sign", False)
+    if file and not own:
+        return None
+    if vocabulary.TIKTOKEN.match(model):
+        return Llama3(model, says)
+    try:
+        found = SentencePiece(model, says, own)
+    except RuntimeError as e:
+        raise ValueError("its tokenizer.model is neither SentencePiece's nor in tiktoken's format; is it a "
+                         "pointer of Git LFS? git lfs pull fetches the file") from e
+    beside = json.loads(found.own_files().get("tokenizer.json", b"{}"))
+    return found if file == beside else None
 
 
 def load(folder, imported=False):

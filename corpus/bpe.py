@@ -1,19 +1,20 @@
-"""The merges of byte-pair encoding, fast. tokenizer.merge_most_frequent() defines which merges these are.
+"""The merges of byte-pair encoding: as the paper defines them, and fast.
 
     train_bpe({"low": 5, "lot": 2}, 262)  ->  [(b"l", b"o"), (b"lo", b"w")]
 
-The definition counts all pairs again for each merge. Here each pair has a list of its places in the text, and
-three steps keep these lists:
+merge_most_frequent() is the definition. It counts all pairs again for each merge. In train_bpe() each pair
+has a list of its places in the text, and three steps keep these lists:
     born      a pair exists for the first time: count its places, put it into a heap
     recount   the pair on top of the heap may have lost places: look at them again
     join      write the new entry at the places of the most frequent pair
 """
+import collections
 import heapq
 
 import numpy as np
 
 import config
-from tokenizer import BYTES, SPECIALS
+from vocabulary import BYTES, SPECIALS
 
 LEAST = 300             # entries of a vocabulary: 256 bytes, the specials, and some merges
 
@@ -25,6 +26,35 @@ class TooManyEntries(ValueError):
         super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; give more text"
                          f"{smaller}")
         self.most = most
+
+
+def merge_most_frequent(count, vocab):
+    """The merges of BPE, [(bytes, bytes)], as the paper finds them (Sennrich et al. 2016, algorithm 1).
+
+    count: {piece: how often it occurs}. Count the pairs of neighbours, join the most frequent, begin again.
+    merge_most_frequent({"low": 5, "lot": 2}, 262) -> [(b"l", b"o"), (b"lo", b"w")]: found 7 and 5 times.
+    A tie goes to the pair whose parts are older. A pair that occurs once is not joined.
+    """
+    entries = list(BYTES)
+    number = {entry[0]: i for i, entry in enumerate(entries)}
+    words = [([number[b] for b in piece.encode()], times) for piece, times in count.items()]
+    merges = []
+    while len(SPECIALS) + len(entries) < vocab:
+        pairs = collections.Counter()
+        for ids, times in words:
+            for pair in zip(ids, ids[1:]):
+                pairs[pair] += times
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < 2:
+            break
+        a, b = best
+        merges.append((entries[a], entries[b]))
+        entries.append(entries[a] + entries[b])
+        for ids, _ in words:
+            for i in range(len(ids)):           # from the left; the list gets shorter meanwhile
+                if ids[i:i + 2] == [a, b]:
+                    ids[i:i + 2] = [len(entries) - 1]
+    return merges
 
 
 class Places:
@@ -95,8 +125,9 @@ class Places:
         self.born((new << 32) + right[mine], at[mine])
 
 
-def train_bpe(count, vocab):
-    """As merge_most_frequent(count, vocab), or TooManyEntries."""
+def train_bpe(count, vocab, special=0):
+    """As merge_most_frequent(count, vocab - special), or TooManyEntries. special: ids for further tokens."""
+    vocab -= special
     entries = list(BYTES)
     merges = []
     places = Places(count)
@@ -104,7 +135,7 @@ def train_bpe(count, vocab):
     while len(SPECIALS) + len(entries) < vocab:
         best = places.recount()
         if best is None:
-            raise TooManyEntries(vocab, len(SPECIALS) + len(entries))
+            raise TooManyEntries(vocab + special, len(SPECIALS) + len(entries) + special)
         a, b, at = best
         places.join(a, b, at, new=len(entries))
         merges.append((entries[a], entries[b]))

@@ -117,7 +117,7 @@ def train(args):
         sizes[d["lang"]] += len(d["text"].encode())
     share = shares(sizes, args.bytes, args.alpha)
     texts = (d["text"] for d in documents(args) if chosen(d["id"], share[d["lang"]]))
-    tokenizer = train_tokenizer(args.kind, texts, args.vocab, os.cpu_count())
+    tokenizer = train_tokenizer(args.kind, texts, args.vocab, os.cpu_count(), args.special)
     tokenizer.save(args.out)
     print(f"wrote {args.out}: {tokenizer.vocab} entries")
 
@@ -132,6 +132,7 @@ def main():
     t.add_argument("--bytes", type=config.number(1, 1e15), default=1e8, help="of text at most (default: 1e8)")
     t.add_argument("--alpha", type=config.number(0, 10, float), default=1.0,
                    help="languages are drawn by their size to this power (default: 1; BLOOM: 0.3)")
+    t.add_argument("--special", nargs="+", default=[], metavar="TOKEN", help="special tokens of your own")
     t.add_argument("--out", required=True, metavar="DIR")
     r = commands.add_parser("report", doc=__doc__, help="how one treats each language")
     r.set_defaults(run=report)

@@ -14,6 +14,7 @@ import sentencepiece
 
 import tokenizer as tokenizers
 from corpus.bpe import LEAST, TooManyEntries, train_bpe
+from vocabulary import SPECIALS
 
 LONGEST = 1000          # bytes of a piece: base64 would fill the vocabulary with itself
 MOST = 2_000_000        # different pieces that are kept while counting: bounds the memory
@@ -31,6 +32,14 @@ def shares(sizes, budget, alpha):
 def chosen(name, share):
     """Whether a document is in the share, by its name alone. corpus.text.place() takes other bytes."""
     return int.from_bytes(hashlib.sha256(str(name).encode()).digest()[8:16], "little") / 2 ** 64 < share
+
+
+def between(texts, special):
+    """The parts of texts between special tokens: nothing is learned across one, or from its letters."""
+    if not special:
+        return texts
+    names = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    return (part for text in texts for part in names.split(text))
 
 
 def batches(texts):
@@ -94,12 +103,13 @@ def short_lines(texts):
                 yield line[i:i + 1000]
 
 
-def train_sentencepiece(texts, vocab):
-    """The bytes of a tokenizer.model."""
+def train_sentencepiece(texts, vocab, special=()):
+    """The bytes of a tokenizer.model. The ids of special tokens follow those of <unk> <s> </s>."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(sentence_iterator=short_lines(texts), model_writer=model,
-                                                 vocab_size=vocab, minloglevel=2, **LLAMA)
+                                                 vocab_size=vocab, minloglevel=2,
+                                                 control_symbols=list(special), **LLAMA)
     except RuntimeError as e:           # only its text tells the limit
         if found := re.search(r"too high.*value <= (\d+)", str(e)):
             raise TooManyEntries(vocab, int(found[1])) from e
@@ -107,13 +117,24 @@ def train_sentencepiece(texts, vocab):
     return model.getvalue()
 
 
-def train_tokenizer(kind, texts, vocab, workers=1):
-    """A tokenizer of `vocab` entries from an iterable of texts."""
-    if vocab < LEAST:
-        raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least {LEAST}")
+def check_special(names):
+    """Stop names of special tokens that no tokenizer could tell from text or from each other."""
+    for name in names:
+        if len(name) < 2 or re.search(r"\s|\u2581", name) or name in SPECIALS or names.count(name) > 1:
+            raise ValueError(f"special token {name!r}: a name has two characters or more and no space, is "
+                             f"given once, and is none of {' '.join(SPECIALS)}")
+
+
+def train_tokenizer(kind, texts, vocab, workers=1, special=()):
+    """A tokenizer of `vocab` entries from an iterable of texts. special: names of further special tokens."""
+    check_special(list(special))
+    if vocab < LEAST + len(special):
+        raise ValueError(f"vocabulary of {vocab}: 256 bytes and the specials need at least "
+                         f"{LEAST + len(special)}")
+    texts = between(texts, special)
     if kind == "sentencepiece":
-        return tokenizers.SentencePiece(train_sentencepiece(texts, vocab))
+        return tokenizers.SentencePiece(train_sentencepiece(texts, vocab, special))
     count, left_out = count_pieces(texts, workers)
     if left_out:
         print(f"left out: {left_out:,} pieces, above {LONGEST} bytes or beyond the {MOST:,} most frequent")
-    return tokenizers.BPE(train_bpe(count, vocab))
+    return tokenizers.BPE(train_bpe(count, vocab, len(special)), special=special)

@@ -20,6 +20,7 @@ class Tokenizer:
     path: str | None = None             # use this trained tokenizer instead of training one
     bytes: int = 30_000_000             # of text to train on, at most
     alpha: float = 1.0                  # languages are drawn by their size to this power (BLOOM: 0.3)
+    special: list[str] | None = None    # special tokens of one's own, as <|user|>
 
 
 @dataclass
@@ -132,12 +133,13 @@ def check_names(corpus):
 def check_tokenizer(given):
     if given.vocab < pieces.LEAST:
         raise ValueError(f"vocabulary of {given.vocab}: the least is {pieces.LEAST}")
+    pieces.check_special(given.special or [])
     t = tokenizers.load(given.path) if given.path else None
     if t and t.eos is None:
         raise ValueError(f"the tokenizer of {given.path} has no token that ends a text; name its eos_token "
                          "in tokenizer_config.json")
-    if t and not t.lossless:
-        print(f"warning: the tokenizer of {given.path} changes texts (extra spaces go, say)")
+    for line in t.remarks() if t else ():
+        print(f"{given.path}: {line}")
 
 
 def remove_list(corpus):

@@ -34,7 +34,7 @@ def train_tokenizer(part, plan, parts):
     else:
         small = plan.sizes.total() <= jobs.SMALL
         workers = 1 if small else plan.workers or os.cpu_count()
-        tokenizer = pieces.train_tokenizer(t.kind, texts(), t.vocab, workers)
+        tokenizer = pieces.train_tokenizer(t.kind, texts(), t.vocab, workers, t.special or ())
     tokenizer.save(part.base)
 
 

@@ -155,9 +155,8 @@ def import_folder(folder, run):
         tokenizer.save(f"{new}/tokenizer")
         config.write_json(f"{new}/config.json", facts)
         checkpoint.seal(at, {"step": 0, "tokens": 0})
-    if not tokenizer.lossless:
-        print("its tokenizer changes a text before it encodes it (it drops extra spaces, say), and other "
-              "readers of its file may give other ids")
+    for line in tokenizer.remarks():
+        print(line)
     print(f"wrote {run}: {count(model):,} parameters, rows of {cfg.context:,} tokens, a tokenizer of "
           f"{tokenizer.vocab:,} entries\nnow: python sample.py {run} --prompt \"...\"")
 

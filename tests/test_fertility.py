@@ -65,6 +65,11 @@ def test_languages_are_named_and_change_what_is_trained_on(tmp_path, monkeypatch
     assert rows == ["bytes", "en", "fr", "fertility", "en", "fr"]
     out = said("report", tmp_path / "1", "--show", "the rain न")
     assert "\033[4" in out and "\\xe0" in out
+    for kind, vocab in ("bpe", 320), ("sentencepiece", 400):
+        own = ["--special", "<|user|>", "<|end|>", "--kind", kind, "--out", tmp_path / kind]
+        said("train", *given, "--vocab", vocab, *own)
+        t = T.load(tmp_path / kind)
+        assert t.vocab == vocab and len(t.encode("<|user|><|end|>", special=True)) == 2
     for refused, words in [(["report", tmp_path / "1", *given, "xh"], "3 languages for 2 paths"),
                            ([*train, "--out", tmp_path / "1"], "not empty")]:
         with pytest.raises(ValueError, match=words):

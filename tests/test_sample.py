@@ -7,6 +7,8 @@ import pytest
 import torch
 from conftest import run
 
+import checkpoint
+import generate
 import sample
 from fast import forms
 
@@ -139,6 +141,23 @@ def test_each_option_reaches_what_it_is_about(write):
     assert text("--tokens", 60, "--window", 24, name="llama").startswith("Once")
     four = text("--samples", 2, "--prompt", "Un", "--dtype", "bfloat16").rstrip("\n").split("\n---\n")
     assert [t.startswith(p) for t, p in zip(four, ["Once", "Once", "Un", "Un"], strict=True)] == [True] * 4
+
+
+def test_special_tokens_that_are_typed_are_tokens_and_no_text(write, runs, monkeypatch):
+    tokenizer = checkpoint.open_run(str(runs / "llama")).tokenizer()
+    seen = []
+
+    def spied(model, tokenizer, prompts, **more):
+        seen.append(prompts)
+        return iter(())
+    monkeypatch.setattr(generate, "continuations", spied)
+    write("llama", "--special", "--prompt", "<s>a</s> b", "--prompt", "a", "--prompt", "")
+    write("llama", "--prompt", "<s>a</s> b")
+    write("llama", "--special", "--interactive", "--turn", "<s>{}</s>", typed="a\n")
+    a, b = tokenizer.encode("a"), tokenizer.encode("b")
+    inside = [i for i in tokenizer.ids_within("a")]
+    assert seen[0] == [[2, 1, *inside, 2, *b], [2, 1, *a], ""], "the text begins once"
+    assert seen[1] == ["<s>a</s> b"] and seen[2] == [[2, 1, *inside, 2]]
 
 
 # ---- speed ----

@@ -1,5 +1,6 @@
 import codecs
 import glob
+import io
 import json
 import pathlib
 import random
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tokenizer as T
+import vocabulary
 from corpus import bpe, pieces
 from corpus.pieces import count_pieces, train_tokenizer
 
@@ -50,7 +52,7 @@ def tokenizer(request, trained):
 # ---- training ----
 
 def test_bpe_by_hand():
-    for train in T.merge_most_frequent, bpe.train_bpe:
+    for train in bpe.merge_most_frequent, bpe.train_bpe:
         assert train({"low": 5, "lot": 2}, 262) == [(b"l", b"o"), (b"lo", b"w")], "both docstrings"
         assert train({"aaa": 1, " aaa": 1, " ab": 1}, 262) == [(b"a", b"a"), (b"aa", b"a")]
         assert train({"xy": 3, "cd": 3}, 261) == [(b"c", b"d")], "of equal pairs the one with the older parts"
@@ -62,20 +64,38 @@ def test_merges_are_those_of_counting_anew_each_time():
         r = random.Random(seed)
         words = ["".join(r.choices("aab c", k=r.randrange(1, 80))) for _ in range(r.randrange(1, 12))]
         count = count_pieces(words * 2)[0]
-        expected = T.merge_most_frequent(count, 260 + r.randrange(1, 30))
+        expected = bpe.merge_most_frequent(count, 260 + r.randrange(1, 30))
         assert bpe.train_bpe(count, 260 + len(expected)) == expected, seed
 
 
-@pytest.fixture(scope="module")
-def hugging_face(texts):
-    """Hugging Face's tokenizer, trained on the same text."""
+def train_theirs(texts, vocab):
     split = hf.pre_tokenizers.Split(hf.Regex(T.REGEX), "isolated")
     level = hf.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     theirs = hf.Tokenizer(hf.models.BPE())
     theirs.pre_tokenizer = hf.pre_tokenizers.Sequence([split, level])
     theirs.train_from_iterator(texts, hf.trainers.BpeTrainer(
-        vocab_size=1500, special_tokens=T.SPECIALS, initial_alphabet=level.alphabet(), show_progress=False))
+        vocab_size=vocab, special_tokens=T.SPECIALS, initial_alphabet=level.alphabet(), show_progress=False))
     return theirs
+
+
+@pytest.fixture(scope="module")
+def hugging_face(texts):
+    """Hugging Face's tokenizer, trained on the same text."""
+    return train_theirs(texts, 1500)
+
+
+def test_only_pieces_that_are_left_out_part_us_from_hugging_face(texts, monkeypatch):
+    """They are noticed at the first pair that they make more frequent than another."""
+    long = [*texts[:6], "zq" * 600]
+
+    def merges(tokenizer):
+        return json.loads(tokenizer)["model"]["merges"]
+    theirs = merges(train_theirs(long, 400).to_str())
+    ours = merges(train_tokenizer("bpe", long, 400).own_files()["tokenizer.json"])
+    first = next(i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b)
+    assert theirs[first] in (["z", "q"], ["q", "z"]) and ["z", "q"] not in ours
+    monkeypatch.setattr(pieces, "LONGEST", 1200)
+    assert merges(train_tokenizer("bpe", long, 400).own_files()["tokenizer.json"]) == theirs
 
 
 def test_merges_and_ids_are_those_of_hugging_face_tokenizers(trained, hugging_face, texts):
@@ -205,7 +225,7 @@ def test_blooms_published_file_needs_no_library(trained, tmp_path):
     file = json.loads(ours.own_files()["tokenizer.json"])
     file["model"]["merges"] = [" ".join(merge) for merge in file["model"]["merges"]]
     del file["model"]["byte_fallback"]
-    file["post_processor"] = T.BPE.LEVEL | {"add_prefix_space": True, "trim_offsets": False}
+    file["post_processor"] = vocabulary.LEVEL | {"add_prefix_space": True, "trim_offsets": False}
     (tmp_path / "tokenizer.json").write_text(json.dumps(file), encoding="utf-8")
     found = T.load(tmp_path)
     assert isinstance(found, T.BPE) and found.eos == 2 and T.fingerprint(found) == T.fingerprint(ours)
@@ -236,9 +256,113 @@ def test_a_model_that_drops_extra_spaces_is_known_to_be_lossy(texts, monkeypatch
         model = pieces.train_sentencepiece(texts[:8], 700)
         (tmp_path / "tokenizer.model").write_bytes(model)
         found, theirs = T.load(tmp_path), sentencepiece.SentencePieceProcessor(model_proto=model)
-        assert found.space and found.lossless == (not more)
+        changed = sum(found.lost.values(), [])
+        assert found.space and (changed == ["\u2581"]) == (not more), "read as a space, as by SentencePiece"
         assert all(found.encode(text) == theirs.encode(text) for text in [*texts[:8], "  two  spaces "])
         prints.add(T.fingerprint(found))
-    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
-    with pytest.raises(ValueError, match="can use: RuntimeError"):
+    assert len(prints) == 3
+
+
+# ---- models of SentencePiece that are not LLaMA's ----
+
+UNIGRAM, SMALL = {"model_type": "unigram"}, {"byte_fallback": False}
+MODELS = {
+    "unigram": UNIGRAM, "unigram without bytes": UNIGRAM | SMALL, "bpe without bytes": SMALL,
+    "no prefix": {"add_dummy_prefix": False},
+    "no prefix, no bytes": UNIGRAM | SMALL | {"add_dummy_prefix": False},
+    "symbols": SMALL | {"user_defined_symbols": ["<sep>", "▁▁", "\n", "é"]},
+    "char": SMALL | {"model_type": "char"},
+    "other ids": SMALL | {"unk_id": 3, "bos_id": 5, "eos_id": 4, "pad_id": 0, "bos_piece": "[B]",
+                          "eos_piece": "[E]", "unk_surface": "?"},
+    "no roles": {"bos_id": -1, "eos_id": -1}, "spaces behind": SMALL | {"treat_whitespace_as_suffix": True},
+    "changes": SMALL | {"normalization_rule_name": "nmt_nfkc", "remove_extra_whitespaces": True}}
+
+
+@pytest.fixture(scope="module")
+def models(texts):
+    """{name: bytes of a tokenizer.model}; "merged" has pieces that were put in later, as in Chinese LLaMA."""
+    found = {}
+    for name, more in MODELS.items():
+        settings = pieces.LLAMA | {"hard_vocab_limit": False, "minloglevel": 2} | more
+        file = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=pieces.short_lines(texts[:8]),
+                                                 vocab_size=1000, model_writer=file, **settings)
+        found[name] = file.getvalue()
+    late = ["你好", "世界", "hellox", "नमस्ते"]
+    # of protobuf: pieces { piece: p, score: 0 }
+    more = [bytes([10, 7 + len(p.encode()), 10, len(p.encode()), *p.encode(), 21, 0, 0, 0, 0]) for p in late]
+    found["merged"] = found["no roles"] + b"".join(more)
+    return found
+
+
+def test_any_model_of_sentencepiece_gives_its_ids_and_what_is_lost_is_shown(models, texts, tmp_path):
+    begins, ends = ("", " ", "  ", "\n", "\t"), ("", "a", "a ", " \n", "Ж", "▁", "<sep>é")
+    nasty = [a + b for a in begins for b in ends]
+    nasty += [*SCRIPTS[:-1], *texts[:3], "a  b<sep>é  \n", "<s>a</s>", "▁a▁▁"]
+    for name, model in models.items():
+        (tmp_path / "tokenizer.model").write_bytes(model)
+        ours, theirs = T.load(tmp_path), sentencepiece.SentencePieceProcessor(model_proto=model)
+        for text in nasty:
+            ids = ours.encode(text)
+            assert ids == theirs.encode(text), (name, text[:50])
+            if name != "spaces behind":
+                assert ours.decode(ids) == theirs.decode(ids), (name, text[:50])
+        said = " ".join(ours.remarks())
+        lossy = "<0x00>" not in ours.ids
+        assert ("'Ж'" in said and "(<unk>)" in said) == lossy, (name, said)
+    assert ours.encode("a你好世界")[-2:] == [ours.vocab - 4, ours.vocab - 3], "merged of what is there"
+
+
+def test_roles_of_a_bare_model_are_its_own(models, tmp_path):
+    for name, roles in ("other ids", [3, 5, 4, 0]), ("no roles", [0, None, None, None]):
+        (tmp_path / "tokenizer.model").write_bytes(models[name])
+        t = T.load(tmp_path)
+        assert [t.unk, t.bos, t.eos, t.pad] == roles and t.prompt == [t.bos] * (t.bos is not None), name
+    assert T.load(tmp_path).begin == []
+
+
+@pytest.mark.parametrize("data, words", [
+    (b"IQ== 0\nIg== 1\n", "256 bytes and more entries"), (b"IQ== 0\nIg==\n", "not an entry in base64"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "neither SentencePiece's nor in"), (b"", "neither")])
+def test_a_model_in_no_format_is_refused_by_name(tmp_path, data, words):
+    (tmp_path / "tokenizer.model").write_bytes(data)
+    with pytest.raises(ValueError, match=words):
         T.load(tmp_path)
+
+
+# ---- special tokens ----
+
+def test_a_text_may_spell_special_tokens_if_that_is_asked_for(tokenizer):
+    t = tokenizer
+    inside = t.ids_within
+    expected = [*t.encode("a "), t.eos, *inside("b"), t.bos, *inside(" c")]
+    assert t.encode("a </s>b<s> c", special=True) == expected
+    assert t.encode("</s></s>", special=True) == [t.eos, t.eos]
+    assert t.decode(inside("b\u2581 c")) == "b\u2581 c" and inside("b") != t.encode("b") or not t.space
+    for text in SCRIPTS:
+        if "<s>" not in text:
+            assert t.encode(text, special=True) == t.encode(text)
+            assert t.decode(t.encode("</s>" + text, special=True)) == text.removeprefix(" " * t.space)
+    with pytest.raises(ValueError, match="surrogate"):
+        t.encode("a\ud800", special=True)
+
+
+@pytest.mark.parametrize("kind", T.KINDS)
+def test_special_tokens_of_one_s_own(kind, texts, tmp_path):
+    names = ["<|user|>", "<|user|>2", "a,b", "[x]", "<qzqz>"]
+    chats = [text.replace(". ", "<qzqz>") for text in texts]
+    t = train_tokenizer(kind, chats, 1000, special=names)
+    assert t.vocab == 1000 and len({t.special_ids[name] for name in names}) == 5
+    assert not [e for e in t.entries if b"zq" in e or b"qz" in e], "learned from the letters of a name"
+    t.save(tmp_path)
+    again, theirs = T.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(again) is type(t) and again.special_ids == t.special_ids
+    for text in "<|user|>a b<|user|>2 c", "a [x] b</s>c<s> d", "a,b[x]a,b\n<|user|>\n", "x<|user|>":
+        ids = again.encode(text, special=True)
+        assert ids == theirs(text, add_special_tokens=False)["input_ids"], text
+        assert not {*t.special_ids.values()} & {*t.encode(text)} and t.decode(t.encode(text)) == text
+    found = again.encode("<|user|>2<|user|>", special=True)
+    assert found == [t.special_ids["<|user|>2"], t.special_ids["<|user|>"]], "the longest first"
+    for wrong in ["<s>"], ["x"], ["a b"], ["<x>", "<x>"]:
+        with pytest.raises(ValueError, match="special token"):
+            train_tokenizer(kind, chats, 1000, special=wrong)
