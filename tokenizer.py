@@ -11,7 +11,7 @@ ends        the ids that end a text         space     encode() puts a space befo
 lost        {what comes back: the texts that it stands for}, among those of TRIED that come back changed
 
 A text that spells a special token stays text. load(folder) also opens tokenizers of other models.
-corpus/bpe.py finds the entries of our own BPE.
+merge_most_frequent() is BPE as in its paper; corpus/bpe.py does the same fast. vocabulary.py knows files.
 """
 import collections
 import hashlib
@@ -38,6 +38,35 @@ PIECES = rf" ?[^{GAP}]+|[{GAP}]+?(?= ?[^{GAP}])|[{GAP}]+"
 
 # Texts that some tokenizers change: spaces, characters with two spellings, letters of several scripts.
 TRIED = "  a  ", "\t\n", "\u3000", "e\u0301", "\ufb01", "½", "\u2581", *"ßЖ你नعกあ😀"
+
+
+def merge_most_frequent(count, vocab):
+    """The merges of BPE, [(bytes, bytes)], as the paper finds them (Sennrich et al. 2016, algorithm 1).
+
+    count: {piece: how often it occurs}. Count the pairs of neighbours, join the most frequent, begin again.
+    merge_most_frequent({"low": 5, "lot": 2}, 262) -> [(b"l", b"o"), (b"lo", b"w")]: found 7 and 5 times.
+    A tie goes to the pair whose parts are older. A pair that occurs once is not joined.
+    """
+    entries = list(BYTES)
+    number = {entry[0]: i for i, entry in enumerate(entries)}
+    words = [([number[b] for b in piece.encode()], times) for piece, times in count.items()]
+    merges = []
+    while len(SPECIALS) + len(entries) < vocab:
+        pairs = collections.Counter()
+        for ids, times in words:
+            for pair in zip(ids, ids[1:]):
+                pairs[pair] += times
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < 2:
+            break
+        a, b = best
+        merges.append((entries[a], entries[b]))
+        entries.append(entries[a] + entries[b])
+        for ids, _ in words:
+            for i in range(len(ids)):           # from the left; the list gets shorter meanwhile
+                if ids[i:i + 2] == [a, b]:
+                    ids[i:i + 2] = [len(entries) - 1]
+    return merges
 
 
 class Tokenizer:
@@ -324,7 +353,7 @@ def from_files(files):
 def from_model(model, file, says):
     """The tokenizer of a tokenizer.model. None if `file`, the tokenizer.json beside it, counts: unless it is
     ours it does, as in transformers."""
-    own = says.get("keep_sign", False)
+    own = says.get("keep_sign", says == vocabulary.EARLIER)
     if file and not own:
         return None
     if vocabulary.TIKTOKEN.match(model):

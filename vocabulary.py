@@ -19,6 +19,9 @@ ROLES = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}       # BL
 SPECIALS = [*ROLES.values()]
 # in the tokenizer_config.json of both kinds
 NAMES = {"clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+# what we wrote before there was keep_sign
+EARLIER = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True,
+           **NAMES}
 FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
          "added_tokens.json")
 

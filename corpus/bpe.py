@@ -1,14 +1,13 @@
-"""The merges of byte-pair encoding: as the paper defines them, and fast.
+"""The merges of byte-pair encoding, fast. tokenizer.merge_most_frequent() defines which merges these are.
 
     train_bpe({"low": 5, "lot": 2}, 262)  ->  [(b"l", b"o"), (b"lo", b"w")]
 
-merge_most_frequent() is the definition. It counts all pairs again for each merge. In train_bpe() each pair
-has a list of its places in the text, and three steps keep these lists:
+The definition counts all pairs again for each merge. Here each pair has a list of its places in the text, and
+three steps keep these lists:
     born      a pair exists for the first time: count its places, put it into a heap
     recount   the pair on top of the heap may have lost places: look at them again
     join      write the new entry at the places of the most frequent pair
 """
-import collections
 import heapq
 
 import numpy as np
@@ -26,35 +25,6 @@ class TooManyEntries(ValueError):
         super().__init__(f"vocabulary of {vocab}: this text gives at most {most} entries; give more text"
                          f"{smaller}")
         self.most = most
-
-
-def merge_most_frequent(count, vocab):
-    """The merges of BPE, [(bytes, bytes)], as the paper finds them (Sennrich et al. 2016, algorithm 1).
-
-    count: {piece: how often it occurs}. Count the pairs of neighbours, join the most frequent, begin again.
-    merge_most_frequent({"low": 5, "lot": 2}, 262) -> [(b"l", b"o"), (b"lo", b"w")]: found 7 and 5 times.
-    A tie goes to the pair whose parts are older. A pair that occurs once is not joined.
-    """
-    entries = list(BYTES)
-    number = {entry[0]: i for i, entry in enumerate(entries)}
-    words = [([number[b] for b in piece.encode()], times) for piece, times in count.items()]
-    merges = []
-    while len(SPECIALS) + len(entries) < vocab:
-        pairs = collections.Counter()
-        for ids, times in words:
-            for pair in zip(ids, ids[1:]):
-                pairs[pair] += times
-        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
-        if best is None or pairs[best] < 2:
-            break
-        a, b = best
-        merges.append((entries[a], entries[b]))
-        entries.append(entries[a] + entries[b])
-        for ids, _ in words:
-            for i in range(len(ids)):           # from the left; the list gets shorter meanwhile
-                if ids[i:i + 2] == [a, b]:
-                    ids[i:i + 2] = [len(entries) - 1]
-    return merges
 
 
 class Places:

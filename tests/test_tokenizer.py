@@ -52,7 +52,7 @@ def tokenizer(request, trained):
 # ---- training ----
 
 def test_bpe_by_hand():
-    for train in bpe.merge_most_frequent, bpe.train_bpe:
+    for train in T.merge_most_frequent, bpe.train_bpe:
         assert train({"low": 5, "lot": 2}, 262) == [(b"l", b"o"), (b"lo", b"w")], "both docstrings"
         assert train({"aaa": 1, " aaa": 1, " ab": 1}, 262) == [(b"a", b"a"), (b"aa", b"a")]
         assert train({"xy": 3, "cd": 3}, 261) == [(b"c", b"d")], "of equal pairs the one with the older parts"
@@ -64,7 +64,7 @@ def test_merges_are_those_of_counting_anew_each_time():
         r = random.Random(seed)
         words = ["".join(r.choices("aab c", k=r.randrange(1, 80))) for _ in range(r.randrange(1, 12))]
         count = count_pieces(words * 2)[0]
-        expected = bpe.merge_most_frequent(count, 260 + r.randrange(1, 30))
+        expected = T.merge_most_frequent(count, 260 + r.randrange(1, 30))
         assert bpe.train_bpe(count, 260 + len(expected)) == expected, seed
 
 
@@ -184,6 +184,15 @@ def test_ids_are_sentencepiece_s_own(trained, texts):
             assert ours.encode(text) == theirs.encode(text)
     sign = [ours.ids[f"<0x{b:02X}>"] for b in "\u2581".encode()]
     assert ours.encode(" a\u2581b") == theirs.encode(" a") + sign + [ours.ids["b"]], "U+2581 is three bytes"
+
+
+def test_a_folder_of_an_earlier_run_keeps_the_sign(trained, tmp_path):
+    trained["sentencepiece"].save(tmp_path)
+    (tmp_path / "tokenizer.json").unlink(missing_ok=True)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(T.vocabulary.EARLIER))
+    earlier = T.load(tmp_path)
+    assert earlier.decode(earlier.encode("a\u2581b")) == "a\u2581b"
+    assert T.fingerprint(earlier) == T.fingerprint(trained["sentencepiece"])
 
 
 def test_pieces_are_bloom_s():
