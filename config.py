@@ -337,8 +337,26 @@ def progress(what, total, every=5):
     return tick
 
 
+parent = None       # process id of who started this command, as long as that one lived at the beginning
+
+
+def begin_command():
+    """Before a command imports PyTorch, which takes seconds: Ctrl-C is one line, not a traceback (the shell
+    gets 130), and the parent is noted before it can be gone."""
+    global parent
+
+    def hook(kind, error, trace):
+        if kind is KeyboardInterrupt:
+            sys.stderr.write("stopped\n")
+        else:
+            sys.__excepthook__(kind, error, trace)
+    sys.excepthook = hook
+    parent = parent or os.getppid()
+
+
 def command(main):
     """Run `main()`; what a user can cause ends in one line and exit code 1, without a traceback."""
+    begin_command()
     try:
         main()
     except BrokenPipeError:             # whoever read our output has gone: head, say

@@ -21,6 +21,10 @@ import math
 import os
 import sys
 
+if __name__ == "__main__":      # before the imports that take seconds
+    import config
+    config.begin_command()
+
 import numpy as np
 import torch
 
@@ -103,6 +107,8 @@ def show_scores(label, r):
             cells.append("{}{} {:.3f} ± {:.3f}".format(score, star, *value))
     if "perplexity" in r:
         cells.append(f"perplexity {r['perplexity']:.3f}")
+    if r["left_out"]:
+        cells.append(f"{r['left_out']:,} items left out")
     if r["cut"]:
         cells.append(f"{r['cut']:,} contexts cut")
     print(f"{label:18} {'   '.join(cells)}")
@@ -117,7 +123,7 @@ def evaluate_task(model, tokenizer, spec, prompts, T, args):
     for k, (items, text, form) in enumerate(prompts):
         total = sum(len(item.get("choices", [0])) for item in items)
         tick = config.progress(f"{spec}, continuations", total)
-        found = scoring.score_items(model, tokenizer, items, form, T, args.batch, tick)
+        found = scoring.score_items(model, tokenizer, items, form, T, args.batch, tick, args.skip_bad)
         show_scores(f"{spec}, prompt {k + 1}" if len(prompts) > 1 else spec, found)
         results.append({"prompt": k, "prompt_text": text, **found})
     shots = form.shots if args.shots is None else args.shots
@@ -151,7 +157,8 @@ def options():
     ap.add_argument("--shots", type=count, metavar="K", help="examples before an item (default: 0; MMLU 5)")
     ap.add_argument("--shots-file", metavar="FILE", help="of examples (default: other items)")
     ap.add_argument("--seed", type=int, default=0, help="by which other items are drawn (default: 0)")
-    ap.add_argument("--skip-bad", action="store_true", help="name malformed records and leave them out")
+    ap.add_argument("--skip-bad", action="store_true",
+                    help="name records that are malformed or too long, and leave them out")
     ap.add_argument("--data", metavar="NAME", help="data/NAME for the loss (default: that of the training)")
     ap.add_argument("--context", type=natural, metavar="T", help="tokens in the window (default: as trained)")
     ap.add_argument("--batch", type=natural, default=16, help="rows at once (default: 16)")
@@ -164,6 +171,7 @@ def options():
 
 def main():
     args = options().parse_args()
+    parallel.one_process("evaluate.py")
     run = checkpoint.open_run(args.run)
     parallel.check_device(args.device)
     name = args.data or run.facts.get("data", {}).get("name")

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +22,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+import config
 
 # ---- the device ----
 
@@ -67,6 +70,7 @@ def place():
 
 def start(device, timeout):
     """Join the processes that the launcher started; numbers travel by gloo, tensors on GPUs by NCCL."""
+    follow_launcher()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
         return
     import torch.distributed.checkpoint  # seconds of imports, before Watch counts them
@@ -86,6 +90,12 @@ def start(device, timeout):
     watch.start()
     if rank:
         sys.stdout = open(os.devnull, "w")          # process 0 prints; errors go to stderr from everywhere
+
+
+def one_process(command):
+    """Stop a command that knows nothing of other processes."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"{command} works in one process: start it with python, not with torchrun")
 
 
 def alongside(program):
@@ -202,6 +212,144 @@ def together(action):
 def once(action):
     """Do `action` on process 0 while the others wait."""
     together(action if place()[0] == 0 else lambda: None)
+
+
+class Stop:
+    """Ctrl-C, SIGTERM or a file runs/NAME/stop ask the run to save and end after the step."""
+    def __init__(self, folder):
+        self.file, self.signals = f"{folder}/stop", []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: self.signals.append(number))
+
+    def here(self):
+        return bool(self.signals) or place()[0] == 0 and os.path.exists(self.file)
+
+    def anywhere(self):
+        """Whether any process was asked. A signal may reach one process only, so they add up what each knows
+        and stop after the same step."""
+        return bool(total(self.here()))
+
+    def why(self):
+        if self.signals:
+            return signal.Signals(self.signals[0]).name
+        return f"the file {self.file} or another process"
+
+
+# ---- one launch, one writer ----
+
+def launched():
+    """Whether torchrun, or a launcher like it, has started this process: it sets this variable."""
+    return "WORLD_SIZE" in os.environ
+
+
+following = False   # whether this process ends with its launcher
+
+
+def follow_launcher():
+    """End this process within a second when its launcher is gone: whoever gives the command again must not
+    find this process still writing."""
+    global following
+    if not launched() or following:
+        return
+    following = True
+    launcher = config.parent or os.getppid()
+
+    def watch():
+        while os.getppid() == launcher:         # an orphan gets another parent
+            time.sleep(0.5)
+        with contextlib.suppress(OSError):      # whoever read our output may be gone too
+            print("error: the launcher is gone, this process ends", file=sys.stderr, flush=True)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+LEAVE = 30          # seconds that processes without a launcher get to end; one with a GPU may take some
+held = None         # this process's runs/NAME/lock: locked as long as it is open
+
+
+def hold(run):
+    """Let nobody else train in folder `run` until release(), or until the last process of this start has
+    ended, in whatever way: the system opens a lock (flock) when its process is gone.
+
+    Process 0 locks the file runs/NAME/lock alone, which it cannot while anybody has it, and writes into it
+    who this is. Then all processes share the lock. So one that its launcher has left behind keeps others
+    out."""
+    global held
+    once(lambda: os.makedirs(run, exist_ok=True))
+    held = together(lambda: open(f"{run}/lock", "a+", encoding="utf-8"))
+    once(lambda: take(run, held))
+    together(lambda: share(run, held))
+
+
+def release():
+    if held:
+        held.close()
+
+
+def take(run, file):
+    """Lock `file`, which is that of folder `run`, and say in it who this is; then let other processes share
+    the lock. If it is locked by a start whose launcher is gone, its processes are about to end: wait."""
+    until = None
+    while not locked(file):
+        who = holder(file)
+        if not leaving(who) or until and time.monotonic() > until:
+            refuse(run, who)
+        if not until:
+            until = time.monotonic() + LEAVE
+            print(f"waiting for {who['host']}, pid {who['pid']}, whose launcher is gone", flush=True)
+        time.sleep(0.2)
+    file.truncate(0)
+    launcher = os.getppid() if launched() else None
+    json.dump({"host": socket.gethostname(), "pid": os.getpid(), "launcher": launcher,
+               "since": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+    file.flush()
+    os.fsync(file.fileno())                     # other machines read it
+    share(run, file)
+
+
+def share(run, file):
+    if not locked(file, shared=True):           # another start came between the two
+        refuse(run, holder(file))
+
+
+def locked(file, shared=False):
+    """Whether `file` is locked now for this process, alone or shared."""
+    import fcntl  # here: Windows has none, and only training needs it
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        if not shared:
+            print(f"warning: {file.name} cannot be locked ({e.strerror}): see to it that no second command "
+                  "trains this run", flush=True)
+    return True
+
+
+def holder(file):
+    """What take() has written, {} if that is being written now."""
+    file.seek(0)
+    return json.loads(file.read() or "{}")
+
+
+def leaving(who):
+    """Whether `who`, a holder(), is of this machine and its launcher is gone, or is the one of this process,
+    which has started again."""
+    if who.get("host") != socket.gethostname() or not who["launcher"]:
+        return False
+    try:
+        os.kill(who["launcher"], 0)             # signal 0 only asks whether it is there
+    except ProcessLookupError:
+        return True
+    except PermissionError:                     # another user's
+        return False
+    return launched() and who["launcher"] == os.getppid()
+
+
+def refuse(run, who):
+    who = {"host": "?", "pid": "?", "since": "just now", **who}
+    raise ValueError(f"another command trains {run}: {who['host']}, pid {who['pid']}, since {who['since']}; "
+                     "stop that one, or use another run.name")
 
 
 # ---- who is there, who hangs ----

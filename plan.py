@@ -22,6 +22,10 @@ import math
 import sys
 from dataclasses import dataclass
 
+if __name__ == "__main__":      # before the imports that take seconds
+    import config
+    config.begin_command()
+
 import config
 import data
 import parallel

@@ -7,8 +7,8 @@
 
 Several prompts (--prompt A --prompt B, JSON lines) make batches. Each is continued as if it were alone, and
 its sample i is what --seed SEED+i gives. A line {"prompt": "..."} of JSON keeps what it has and gets
-"samples": [{"text", "tokens", "finish": end, stop or length, "logprobs"}]. The same command goes on where
---out ends. With --special a prompt may have special tokens: a chat goes on with
+"settings" and "samples": [{"text", "tokens", "finish": end, stop or length, "logprobs"}]. The same command
+goes on where --out ends. With --special a prompt may have special tokens: a chat goes on with
 --interactive --special --turn $'<|user|>\\n{}</s>\\n<|assistant|>\\n'
 """
 import functools
@@ -107,27 +107,33 @@ def read_prompts(path):
     return found
 
 
-def count_done(out, todo):
+def count_done(out, todo, settings):
     """How many prompts of `todo` file `out` has: its whole lines. An unfinished line is cut off. A file of
-    something else, as its last line shows, is left as it is."""
-    with open(out, "rb+") as f, config.blame(f"{out} is not from these prompts; use another --out"):
+    something else or of other settings, as its last line shows, is left as it is."""
+    other = f"{out} is not from these prompts and settings; use another --out"
+    with open(out, "rb+") as f, config.blame(other):
         *lines, rest = f.read().split(b"\n")
-        if (lines or rest) and json.loads(lines[-1])["prompt"] != todo[len(lines) - 1]["prompt"]:
-            raise ValueError(f"see line {len(lines)}")
+        if lines or rest:
+            last = json.loads(lines[-1])
+            if last["prompt"] != todo[len(lines) - 1]["prompt"]:
+                raise ValueError(f"see line {len(lines)}")
+            for key, old, new in config.differences(last.get("settings", settings), settings):
+                raise ValueError(f"it was begun with {key}={old}, now it is {new}")
         f.truncate(f.tell() - len(rest))
     say(f"{out} has {len(lines)} of {len(todo)} prompts")
     return len(lines)
 
 
-def write_lines(go_on, todo, samples, at_once, out):
+def write_lines(go_on, todo, settings, at_once, out):
     """Continue the prompts of the records `todo`, `at_once` at a time; add them to file `out`."""
-    began, written = time.perf_counter(), []
+    began, written, samples = time.perf_counter(), [], settings["samples"]
     with open(out or 1, "a", encoding="utf-8", closefd=bool(out)) as f:
         for first in range(0, len(todo), at_once):
             part, texts = todo[first:first + at_once], []
             for _ in go_on([record["prompt"] for record in part], into=texts):
                 pass
             for i, record in enumerate(part):
+                record["settings"] = settings
                 record["samples"] = [text.record() for text in texts[i * samples:(i + 1) * samples]]
                 print(json.dumps(record, ensure_ascii=False), file=f)
             f.flush()
@@ -184,14 +190,12 @@ def main():
     import parallel
     from fast import decode, forms
     from generate import Draw, continuations
+    parallel.one_process("sample.py")
     device = parallel.check_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = args.dtype or ("bfloat16" if device == "cuda" else "float32")
     at_once = max(1, args.batch // args.samples)
     if args.jsonl:
         todo = read_prompts(args.jsonl)
-        if args.out and os.path.exists(args.out):
-            todo = todo[count_done(args.out, todo):]
-        prompts = [record["prompt"] for record in todo[:at_once]]
     elif args.interactive:
         prompts = ["a"]                 # to compile, any will do
     else:
@@ -199,7 +203,7 @@ def main():
             say("type the prompt; Ctrl-D on a new line ends it")
         prompts = args.prompt or [sys.stdin.read().removesuffix("\n")]
     folder = checkpoint.open_run(args.run)
-    model, _ = folder.load(device, getattr(torch, dtype), args.step, say)
+    model, state = folder.load(device, getattr(torch, dtype), args.step, say)
     decode.read_weights_fast(model)
     settings = {key: vars(args)[key] for key in ("tokens", "stops", "samples", "logprobs", "seed", "window")}
     draw = Draw(args.temperature, args.top_k, args.top_p, args.min_p, args.penalty)
@@ -208,13 +212,19 @@ def main():
                               steps=decode.choose_steps(device, args.logprobs), **settings)
     if args.special:
         go_on = with_special(go_on, tokenizer)
+    if args.jsonl:
+        settings |= {"run": os.path.basename(folder.path), "step": state["step"], "dtype": dtype}
+        settings |= vars(draw) | {"special": args.special}
+        if args.out and os.path.exists(args.out):
+            todo = todo[count_done(args.out, todo, settings):]
+        prompts = [record["prompt"] for record in todo[:at_once]]
     if args.compile and prompts and forms.can_compile(device):
         decode.compile_step(model)
         warm_up(go_on, prompts, args.samples)
     if args.interactive:
         converse(go_on, args.turn)
     elif args.jsonl:
-        write_lines(go_on, todo, args.samples, at_once, args.out)
+        write_lines(go_on, todo, settings, at_once, args.out)
     else:
         write_texts(go_on, prompts, args.samples)
 

@@ -5,8 +5,8 @@
     python train.py configs/llama.py init_from=runs/smol run.name=mine data.name=mine
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1          # docs/launch.md has the rest
 
-Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/. Ctrl-C, SIGTERM or a file runs/NAME/stop
-saves at the end of the step. train(), near the end, is the loop; what it uses stands above it.
+Writes runs/NAME: config.json, log.jsonl, tokenizer/, checkpoints/, lock. Ctrl-C, SIGTERM or a file
+runs/NAME/stop saves at the end of the step. go_on(), near the end, is the loop; what it uses stands above it.
 
 Letters: B rows   T tokens
 """
@@ -16,10 +16,13 @@ import functools
 import math
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
+
+if __name__ == "__main__":      # before the imports that take seconds
+    import config
+    config.begin_command()
 
 import torch
 
@@ -192,6 +195,7 @@ def begin(cfg):
     if entries > cfg.model.vocab:
         raise ValueError(f"the tokenizer of {rows.folder} has {entries:,} entries and "
                          f"model.vocab={cfg.model.vocab:,} rows; use model.vocab=none, or other data")
+    parallel.hold(run)
     changed = parallel.together(lambda: checkpoint.check_same_recipe(run, cfg, rows))
     model = build(cfg, device, dtype).to_empty(device=device)
     optimizer = adamw(model, cfg.optim)
@@ -237,22 +241,6 @@ def say_changes(t, changed):
         was, now = (lr_at(t.tokens(), t.cfg.optim, total) for total in (old, new))
         print(f"the learning rate at step {t.step} was {was:.2e}, now it is {now:.2e}; optim.decay={old} "
               "would keep the old schedule")
-
-
-class Stop:
-    """Ctrl-C, SIGTERM or a file runs/NAME/stop ask the run to save and end after the step."""
-    def __init__(self, folder):
-        self.file, self.signals = f"{folder}/stop", []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: self.signals.append(number))
-
-    def here(self):
-        return bool(self.signals) or parallel.place()[0] == 0 and os.path.exists(self.file)
-
-    def anywhere(self):
-        """Whether any process was asked. A signal may reach one process only, so they add up what each knows
-        and stop after the same step."""
-        return bool(parallel.total(self.here()))
 
 
 # ---- what is printed and logged ----
@@ -331,10 +319,7 @@ def finish(t, stop):
         raise OSError(f"cannot save {t.folder}/checkpoints/{t.step:07d}, see the warning; make room, or see "
                       "what is wrong, and run the same command again")
     if t.step < t.steps:
-        why = f"the file {stop.file} or another process"
-        if stop.signals:
-            why = signal.Signals(stop.signals[0]).name
-        print(f"stopped by {why} after step {t.step}, saved in {t.folder}; the same command continues")
+        print(f"stopped by {stop.why()} after step {t.step}, saved in {t.folder}; the same command continues")
         return
     seen = [f"{name} {n:,} tokens, {epochs} epochs" for name, (n, epochs) in t.rows.seen(t.steps).items()]
     print(f"read: {'   '.join(seen[:6])}\nwrote {t.folder}: log.jsonl, checkpoints/{t.step:07d}\n"
@@ -345,8 +330,15 @@ def finish(t, stop):
 
 def train(cfg, after=lambda training: None):
     """The whole run. `after(training)` is called when it has begun and after every step: tests use it."""
-    t = begin(cfg)
-    r, machine = cfg.run, cfg.machine
+    try:
+        go_on(begin(cfg), after)
+    finally:
+        parallel.release()              # a notebook lives on
+
+
+def go_on(t, after):
+    """The loop."""
+    cfg, r, machine = t.cfg, t.cfg.run, t.cfg.machine
     if t.step >= t.steps:
         loss = t.log.losses().get(t.step, math.nan)
         print(f"{t.folder} is complete: {t.step:,} steps, validation loss {loss:.4f}. "
@@ -355,7 +347,7 @@ def train(cfg, after=lambda training: None):
     if t.step:
         print(f"continuing {t.folder} after step {t.step}")
     (rank, world), left_out = parallel.place(), config.steps_left_out(machine.skip_steps)
-    stop, speed, stopping = Stop(t.folder), Speed(t), False
+    stop, speed, stopping = parallel.Stop(t.folder), Speed(t), False
     after(t)
     while True:
         last = t.step == t.steps

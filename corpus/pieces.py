@@ -133,6 +133,7 @@ def train_tokenizer(kind, texts, vocab, workers=1, special=()):
                          f"{LEAST + len(special)}")
     texts = between(texts, special)
     if kind == "sentencepiece":
+        print("SentencePiece reads the text, then trains; it does not say how long that takes")
         return tokenizers.SentencePiece(train_sentencepiece(texts, vocab, special))
     count, left_out = count_pieces(texts, workers)
     if left_out:

@@ -1,6 +1,9 @@
 """Removal from a finished data/NAME: a person or a custodian asks, and the document or the whole source goes.
 
+    python -m corpus.takedown data/sample --near ids.txt            # lists near copies, deletes nothing
     python prepare.py configs/data/sample.py --remove ids.txt       # a line is SOURCE or SOURCE/ID
+
+A near copy stays unless a person adds it to ids.txt. After the removal there is nothing to compare with.
 
 In a new folder, data/NAME.removing, the sources concerned are written and tokenized again; all other files
 are hard links to the old ones. When it is complete it takes the old one's place. manifest.json and
@@ -12,8 +15,10 @@ import json
 import os
 import shutil
 
+import numpy as np
+
 import config
-from corpus import card, stages, tokens
+from corpus import card, dedup, stages, tokens
 from corpus.stages import documents, is_removed
 
 REWRITTEN = {"dropped", "report.json", "DATA_CARD.md", "manifest.json"}
@@ -98,3 +103,48 @@ def finish(out):
         shutil.rmtree(out, ignore_errors=True)
         os.rename(new, out)
     shutil.rmtree(new, ignore_errors=True)
+
+
+# ---- near copies ----
+
+def near_copies(out, names, alike):
+    """Yield (similarity, name, name of the one it is like, document) for the documents of data folder `out`
+    that share `alike` of their shingles or more with one of `names`. MinHash estimates it: +- 0.04."""
+    files = sorted(glob.glob(f"{out}/corpus/*/*.jsonl"))
+    tick = config.progress("comparing, bytes", sum(map(os.path.getsize, files)))
+    asked, signatures = [], []
+    for document, _ in documents(*files):
+        if is_removed(document, document["source"], names):
+            asked.append(f"{document['source']}/{document['id']}")
+            signatures.append(dedup.signature(dedup.shingles(document["text"])))
+    if not asked:
+        raise ValueError(f"{out} has none of these documents; ask for near copies before you remove them")
+    signatures = np.array(signatures)
+    for document, _ in documents(*files):
+        tick(len(json.dumps(document, ensure_ascii=False).encode()))
+        if is_removed(document, document["source"], names):
+            continue
+        same = (signatures == dedup.signature(dedup.shingles(document["text"]))).mean(1)
+        if same.max() >= alike:
+            yield same.max(), f"{document['source']}/{document['id']}", asked[same.argmax()], document
+
+
+def main():
+    ap = config.Parser(__doc__, prog="python -m corpus.takedown")
+    ap.add_argument("folder", metavar="data/NAME")
+    ap.add_argument("--near", required=True, metavar="FILE",
+                    help="list near copies of these; a line is SOURCE or SOURCE/ID")
+    ap.add_argument("--alike", type=config.number(0.1, 1, float), default=0.5,
+                    help="from this share of common shingles on (default: 0.5)")
+    args = ap.parse_args()
+    with open(args.near, encoding="utf-8-sig") as f:
+        names = set(map(str.strip, f)) - {""}
+    n = 0
+    for same, name, other, document in near_copies(args.folder.rstrip("/"), names, args.alike):
+        n += 1
+        print(f"{name}   {same:.0%} like {other}: {document['text'][:60]!r}")
+    print(f"{n} near copies; nothing is removed")
+
+
+if __name__ == "__main__":
+    config.command(main)

@@ -22,12 +22,15 @@ def train_tokenizer(part, plan, parts):
     """The one that was given, or one trained on documents that are not held out."""
     t = plan.corpus.tokenizer
     share = pieces.shares(plan.sizes, t.bytes, t.alpha)
+    total = sum(round(n * share[lang]) for lang, n in plan.sizes.items())
+    tick = config.progress("reading text for the tokenizer, bytes", total)
 
     def texts():
         for name, bases in parts.items():
             for document, _ in documents(*(f"{base}/kept.jsonl" for base in bases)):
                 chosen = pieces.chosen(f"{name}/{document['id']}", share[language_of(document)])
                 if chosen and not plan.held_out(name, document):
+                    tick(len(document["text"].encode()))
                     yield document["text"]
     if t.path:
         tokenizer = tokenizers.load(t.path)

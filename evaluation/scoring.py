@@ -12,6 +12,7 @@ import itertools
 import math
 import re
 import string
+import sys
 
 import numpy as np
 import torch
@@ -52,8 +53,7 @@ def fit(pair, T, item):
     context, continuation = pair
     n, where = len(continuation), item.get("where", "an item")
     if not 0 < n <= T:
-        raise ValueError(f"{where}: {n} tokens are scored, not 1 to {T}, the window; leave the item out, "
-                         "or give --context")
+        raise ValueError(f"{where}: {n} tokens are scored, not 1 to {T}, the window")
     over = len(context) + n - 1 - T         # the last token is predicted, not read
     return context[max(0, over):], continuation
 
@@ -184,9 +184,32 @@ def judge(item, found):
     return {"scores": scores, "right": {rule: choice == item["label"] for rule, choice in best.items()}}
 
 
-def score_items(model, tokenizer, items, form=OWN, T=None, batch=16, tick=lambda n: None):
-    """{"items", "cut": contexts that were cut, "rule": the score that decides; for each score (accuracy,
-    standard error); "each": what each item got; "languages": {name: (accuracy, standard error)}}"""
+def fitting(items, tokenizer, rule, T, skip_bad):
+    """(items, their pairs, their pairs as a window of T tokens holds them). An item whose choices no window
+    holds stops the evaluation; with `skip_bad` it is named and left out."""
+    kept, whole, read = [], [], []
+    for item in items:
+        pairs = pairs_of(item, tokenizer, rule)
+        try:
+            fits = [fit(pair, T, item) for pair in pairs]
+        except ValueError as e:
+            if not skip_bad:
+                raise ValueError(f"{e}; give --context, or --skip-bad, which leaves such items out") from e
+            print(f"left out: {e}", file=sys.stderr)
+        else:
+            kept.append(item)
+            whole.append(pairs)
+            read.append(fits)
+    if not kept:
+        raise ValueError(f"no item fits into a window of {T} tokens; give --context")
+    return kept, whole, read
+
+
+def score_items(model, tokenizer, items, form=OWN, T=None, batch=16, tick=lambda n: None, skip_bad=False):
+    """{"items", "left_out": items too long for the window, "cut": contexts that were cut, "rule": the score
+    that decides; for each score (accuracy, standard error); "each": what each item got; "languages": {name:
+    (accuracy, standard error)}}"""
+    given = len(items)
     T, kind = T or model.cfg.context, kind_of(items[0])
     rule = {"answer": "match", "target": "greedy"}.get(kind, form.rule)
     if kind == "answer":
@@ -197,12 +220,12 @@ def score_items(model, tokenizer, items, form=OWN, T=None, batch=16, tick=lambda
         stops = [as_list(item.get("stop", "\n")) for item in items]
         found = write_answers(model, tokenizer, read, stops, tokens, batch, tick)
     else:
-        whole = [pairs_of(item, tokenizer, rule) for item in items]
-        read = [[fit(pair, T, item) for pair in pairs] for pairs, item in zip(whole, items)]
+        items, whole, read = fitting(items, tokenizer, rule, T, skip_bad)
         scores = score(model, itertools.chain(*read), batch, tick)
         found = [[scores[pair] for pair in pairs] for pairs in read]
     each = [judge(item, f) for item, f in zip(items, found)]
-    result = {"items": len(items), "cut": sum(a != b for a, b in zip(whole, read)), "rule": rule}
+    cut = sum(a != b for a, b in zip(whole, read))
+    result = {"items": len(items), "left_out": given - len(items), "cut": cut, "rule": rule}
     if kind == "choices":
         result["chance"], _ = mean([1 / len(item["choices"]) for item in items])
     for name in each[0]["right"]:

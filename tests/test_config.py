@@ -1,8 +1,10 @@
 import argparse
+import os
+import signal
 from typing import Literal
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run
 
 import config
 from train import lr_at
@@ -130,3 +132,13 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="a.json is not JSON"):
         config.read_json(path)
+
+
+# ---- Ctrl-C ----
+
+@pytest.mark.parametrize("command", ["train.py", "evaluate.py", "plan.py", "sample.py"])
+def test_ctrl_c_is_one_line_also_while_pytorch_is_imported(tmp_path, command):
+    """A PyTorch whose import is struck by it."""
+    (tmp_path / "torch.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    done = run(command, "x", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "stopped\n")

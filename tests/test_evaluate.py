@@ -117,8 +117,20 @@ def test_long_contexts_are_cut_on_the_left_and_counted(words):
     p, _ = by_hand(model, (c + k)[-(model.cfg.context + 1):][:-len(k)], k)
     assert abs(result["each"][0]["scores"][0] - p) < CLOSE
     assert scoring.score_items(model, t, [item], T=1000)["cut"] == 0
-    with pytest.raises(ValueError, match="an item: .* tokens are scored, not 1 to 48, the window"):
-        scoring.score_items(model, t, [{**item, "choices": [" dog" * 60, " hill."]}])
+
+
+def test_a_choice_longer_than_the_window_stops_or_is_left_out_and_counted(words, capsys):
+    t, model = words["bloom"]
+    item = {"context": "sat under the", "choices": [" tree.", " hill."], "label": 0}
+    long = {**item, "choices": [" dog" * 60, " hill."], "where": "own.jsonl, record 2"}
+    with pytest.raises(ValueError, match="record 2: .* scored, not 1 to 48, .*or --skip-bad, which"):
+        scoring.score_items(model, t, [item, long])
+    got = scoring.score_items(model, t, [item, long, item], skip_bad=True)
+    assert (got["items"], got["left_out"], len(got["each"])) == (2, 1, 2)
+    assert got["each"] == scoring.score_items(model, t, [item, item])["each"]
+    assert "left out: own.jsonl, record 2: " in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no item fits into a window of 48 tokens; give --context"):
+        scoring.score_items(model, t, [long], skip_bad=True)
 
 
 def test_rules_and_errors_by_hand():
@@ -238,12 +250,18 @@ def command(monkeypatch, capsys, *args):
 def test_the_command_writes_what_it_found_and_says_where(trained, capsys, monkeypatch):
     with open("own.jsonl", "w") as f:
         f.write('{"context": "Mina saw a", "choices": [" dog", " cat"], "label": 0}\n' * 3)
+        f.write(json.dumps({"context": "", "choices": [" dog" * 99, " cat"], "label": 0}) + "\n")
     config.write_json("copa.json", {"premise": "It rained.", "choice1": "I got wet.", "choice2": "No.",
                                     "question": "effect", "label": 0})
-    code, out, _ = command(monkeypatch, capsys, "runs/bloom", "--tasks", "loss", "own.jsonl", "--shots", "1")
+    args = ["runs/bloom", "--tasks", "loss", "own.jsonl", "--shots", "1"]
+    code, out, _ = command(monkeypatch, capsys, *args, "--skip-bad")
     assert code == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command(monkeypatch, capsys, "runs/bloom")[2] == (
+        "error: evaluate.py works in one process: start it with python, not with torchrun\n")
+    monkeypatch.delenv("WORLD_SIZE")
     for words in ("wrote runs/bloom/evaluations/own.1-shot.json", "source en", "text in fr", "char*",
-                  "* decides", "step 5"):
+                  "* decides", "step 5", "   1 items left out"):
         assert words in out
     own, loss = (config.read_json(f"runs/bloom/evaluations/{name}.json") for name in ("own.1-shot", "loss"))
     assert (own["step"], own["shots"], len(own["prompts"][0]["each"])) == (5, 1, 3)

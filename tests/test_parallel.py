@@ -1,7 +1,14 @@
 import contextlib
+import errno
+import fcntl
 import glob
+import json
 import os
 import re
+import shutil
+import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +19,7 @@ from conftest import ROOT, arguments, damage, handlers_kept, launch, log, state
 from torch.distributed import HashStore
 
 import checkpoint
+import config
 import parallel
 
 MODELS = ("bloom", "llama")         # the head is the embedding; a head of its own
@@ -202,12 +210,113 @@ def test_who_hangs_is_told_from_what_the_processes_write(monkeypatch):
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(prepared, tmp_path, monkeypatch):
-    """The short version of python tools/kill.py --kills 25."""
+    """The short version of python tools/kill.py --kills 25, and with --what launcher."""
     monkeypatch.chdir(tmp_path)
     os.symlink(prepared / "data", "data")
     sys.path.append(f"{ROOT}/tools")
     import kill
     print(kill.compare(2, seed=1))
+    for name in ("killed", "whole"):
+        shutil.rmtree(f"runs/{name}")
+    print(kill.compare(2, seed=1, disturbed=kill.train_without_launcher))
+
+
+# ---- one launch, one writer ----
+
+def test_a_process_ends_when_its_launcher_is_gone(monkeypatch):
+    """Two processes are forked: a launcher, and a worker, which else would say that it is alive."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(parallel, "following", False)
+    monkeypatch.setattr(config, "parent", None)
+    from_worker, to_test = os.pipe()
+    launcher = os.fork()
+    if not launcher:
+        if not os.fork():
+            parallel.follow_launcher()
+            os.write(to_test, b"follows")
+            time.sleep(60)
+            os.write(to_test, b"alive")
+        time.sleep(60)
+        os._exit(0)
+    os.close(to_test)
+    assert os.read(from_worker, 99) == b"follows"
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    assert os.read(from_worker, 99) == b"", "the pipe ends with the worker"
+    os.close(from_worker)
+
+
+@contextlib.contextmanager
+def locked_by(**who):
+    """Another process's lock on runs/r, as parallel.take() leaves it."""
+    os.makedirs("runs/r")
+    who = {"host": socket.gethostname(), "pid": 4711, "since": "2026-11-27 05:16:39", **who}
+    with open("runs/r/lock", "w") as f:
+        json.dump(who, f)
+        f.flush()
+        fcntl.flock(f, fcntl.LOCK_SH)
+        yield f
+
+
+def gone():
+    """The process id of one that has ended."""
+    p = subprocess.Popen(["true"])
+    p.wait()
+    return p.pid
+
+
+def refused():
+    words = "^another command trains runs/r: .*, pid 4711, since 2026-11-27 05:16:39; stop that one"
+    with pytest.raises(ValueError, match=words):
+        parallel.hold("runs/r")
+
+
+@pytest.mark.parametrize("who", [
+    {"launcher": None}, {"launcher": os.getpid()}, {"launcher": 1, "host": "node7"}])
+def test_a_live_run_is_not_waited_for(tmp_path, monkeypatch, who):
+    """It has no launcher, or one that lives; or it is of another machine, of which one knows nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parallel.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    with locked_by(**who):
+        before = (tmp_path / "runs/r/lock").read_text()
+        refused()
+        assert (tmp_path / "runs/r/lock").read_text() == before
+
+
+@pytest.mark.parametrize("launcher", [gone, os.getppid])
+def test_processes_whose_launcher_is_gone_or_starts_again_are_waited_for(tmp_path, monkeypatch, launcher):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with locked_by(launcher=launcher()) as other:
+        monkeypatch.setattr(parallel.time, "sleep", lambda seconds: fcntl.flock(other, fcntl.LOCK_UN))
+        parallel.hold("runs/r")
+        who = config.read_json("runs/r/lock")
+        assert (who["pid"], who["launcher"]) == (os.getpid(), os.getppid())
+        parallel.release()
+
+
+def test_a_process_that_does_not_end_keeps_the_next_start_out(tmp_path, monkeypatch):
+    """It may be frozen; and process 0 may be gone, but not process 1."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parallel, "LEAVE", 0.3)
+    with locked_by(launcher=gone()):
+        refused()
+    parallel.hold("runs/r")
+    with open("runs/r/lock") as f:
+        fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)           # as process 1 does
+        parallel.release()
+        with open("runs/r/lock") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    parallel.hold(str(tmp_path))
+    parallel.release()
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and out.startswith(f"warning: {tmp_path}/lock cannot be locked (No locks av")
 
 
 # ---- roll calls ----

@@ -72,6 +72,22 @@ def test_json_lines_keep_what_they_have_and_get_samples(tmp_path, write):
     assert "has 2 of 5" in write(*args).err
     again = [json.loads(line) for line in out.read_bytes().splitlines()]
     assert [r["samples"][1]["text"] for r in again] == [r["samples"][1]["text"] for r in found]
+    # under other settings it does not go on
+    out.write_bytes(part := b"".join(lines[:2]) + lines[2][:9])
+    with pytest.raises(ValueError, match="use another --out: it was begun with seed=3, now it is 4"):
+        write(*args, "--seed", 4)
+    with pytest.raises(ValueError, match="it was begun with top_p=0.95, now it is 0.5"):
+        write(*args, "--top-p", 0.5)
+    with pytest.raises(ValueError, match="it was begun with run=bloom, now it is llama"):
+        write("llama", *args[1:])
+    assert out.read_bytes() == part
+    assert "has 2 of 5" in write(*args, "--batch", 2).err, "the batch changes no text"
+
+
+def test_several_processes_are_refused(write, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="^sample.py works in one process: start it with python"):
+        write("bloom", "--prompt", "a")
 
 
 def test_json_lines_go_from_standard_input_to_standard_output(runs):
@@ -85,8 +101,8 @@ def test_json_lines_go_from_standard_input_to_standard_output(runs):
 def test_a_file_that_is_not_from_these_prompts_is_left_as_it_is(tmp_path, there):
     out = tmp_path / "out.jsonl"
     out.write_bytes(there)
-    with pytest.raises(ValueError, match="not from these prompts; use another"):
-        sample.count_done(out, [{"prompt": "a"}])
+    with pytest.raises(ValueError, match="not from these prompts and settings; use another"):
+        sample.count_done(out, [{"prompt": "a"}], {})
     assert out.read_bytes() == there
 
 

@@ -1,6 +1,7 @@
 """Removal from a finished data/NAME."""
 import os
 import shutil
+import sys
 
 import pytest
 from corpora import decoded, everything, records, texts, there, tree, write, write_texts
@@ -87,3 +88,22 @@ def test_an_interrupted_removal_is_finished_by_the_next_command(moment):
     assert tree("data/x") == whole and there() == ["x", "x.removed"]
     takedown.finish("data/x")
     assert tree("data/x") == whole, "where nothing is to be done, nothing is"
+
+
+def test_near_copies_are_listed_and_nothing_is_removed(monkeypatch, capsys):
+    base = texts(40)
+    letters = " ".join(t.lower() for t in base[:8])
+    copies = [letters + " once more with feeling", "Preface. " + letters, base[20]]
+    write_texts([letters, *copies, *base[25:]])
+    prepare.prepare(small())
+    before = tree("data/x")
+    write("ids.txt", "a/0\n")
+    monkeypatch.setattr(sys, "argv", ["takedown.py", "data/x", "--near", "ids.txt"])
+    takedown.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["a/1", "a/2", "2"], lines
+    assert " like a/0: 'Preface. " in lines[-2] and lines[-1] == "2 near copies; nothing is removed"
+    assert tree("data/x") == before
+    write("ids.txt", "a/none\n")
+    with pytest.raises(ValueError, match="^data/x has none of these documents; ask for near copies before"):
+        takedown.main()

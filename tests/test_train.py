@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,30 @@ def test_sigterm_saves_at_the_step_boundary_and_exits_0_and_so_does_ctrl_c(work,
     train.train(tiny("bloom", "r", *more))
     assert log("whole") == log("r")
     assert_same_state("whole", "r", (150, 150))
+
+
+def files(folder):
+    """{path: bytes} of everything below it."""
+    return {path: path.read_bytes() for path in pathlib.Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_second_writer_is_refused_and_changes_nothing_until_the_first_is_gone(work):
+    """The first one stands still, so that the folder does."""
+    train.train(tiny("bloom", "whole"))
+    command = [sys.executable, f"{ROOT}/train.py", *arguments("bloom", "r")]
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    next(line for line in p.stdout if line.startswith("step ") and "norm" in line)
+    p.send_signal(signal.SIGSTOP)
+    before = files("runs/r")
+    words = rf"^another command trains runs/r: \S+, pid {p.pid}, since 2\d+-"
+    for more in ([], ["machine.micro=4"]):
+        with pytest.raises(ValueError, match=words):
+            train.train(tiny("bloom", "r", *more))
+    assert files("runs/r") == before
+    p.kill()
+    p.wait()
+    train.train(tiny("bloom", "r"))
+    assert_same_run("whole", "r")
 
 
 # ---- the recipe ----

@@ -1,11 +1,15 @@
 """Kill a command again and again, and compare its end with that of one nobody disturbed.
 
     python tools/kill.py --kills 25                     # train.py
+    python tools/kill.py --kills 20 --what launcher     # torchrun itself
     python tools/kill.py --kills 20 --what prepare      # prepare.py
 
 train.py: two processes under torchrun, which restarts them. kill -9 hits one of the two at a random moment
 after the run has moved: in a step, a save, an evaluation. Exit code 1 if a restart finds a checkpoint that is
 marked complete and is not, or unless weights, moments and log at the end are the same to the last bit.
+
+torchrun: kill -9 hits the launcher of two processes at a random moment, also while they start, and the same
+command follows at once. The processes that are left must end by themselves; the end must be the same again.
 
 prepare.py: two workers. kill -9 hits the command (its workers must then end by themselves) or one worker (the
 command must then stop with one line), at random moments. The same command is given again until it is done:
@@ -32,11 +36,19 @@ import config
 from corpus import stories
 
 
-def saving(run):
-    """Whether a checkpoint is being written: the newest folder has no `done`."""
+def saving(run, since=0):
+    """Whether a checkpoint is being written: the newest folder has no `done`, and is not left from before the
+    time `since`."""
     folder = f"runs/{run}/checkpoints"
     there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    return bool(there) and not os.path.exists(f"{folder}/{there[-1]}/done")
+    if not there or os.path.exists(f"{folder}/{there[-1]}/done"):
+        return False
+    return os.path.getmtime(f"{folder}/{there[-1]}") > since
+
+
+def settings(run, steps):
+    return arguments("bloom", run, f"run.tokens={128 * steps}", "machine.save_every=2", "run.eval_every=7",
+                     "machine.keep=3")
 
 
 def train(run, steps, kills=0, seed=0):
@@ -44,10 +56,7 @@ def train(run, steps, kills=0, seed=0):
     draw, out = random.Random(seed), ""
     done = in_save = 0
     moved = True                            # since the last start a step was made
-    settings = arguments("bloom", run, f"run.tokens={128 * steps}", "machine.save_every=2",
-                         "run.eval_every=7",
-                         "machine.keep=3")
-    p = torchrun(2, "train.py", *settings, restarts=kills)
+    p = torchrun(2, "train.py", *settings(run, steps), restarts=kills)
     for line in p.stdout:
         out += line
         moved = moved or " parameters: " in line        # the first line of each start
@@ -66,10 +75,37 @@ def train(run, steps, kills=0, seed=0):
     return done, in_save, out
 
 
-def compare(kills, seed):
+def train_without_launcher(run, steps, kills, seed=0):
+    """As train(), but it is torchrun that is struck, and the same command that follows."""
+    draw, left, in_save = random.Random(seed), [], 0
+    for done in range(1, kills + 1):
+        began = time.time()
+        p = torchrun(2, "train.py", *settings(run, steps))
+        if draw.random() < 0.25:
+            when = "during the start"
+            time.sleep(draw.uniform(0, 10))
+        else:
+            when = next(f"after {line.split('/')[0]}" for line in p.stdout if line.startswith("step "))
+            time.sleep(draw.uniform(0, 0.5))
+        assert p.poll() is None, f"the run ended before kill {done}"
+        in_save += saving(run, began)
+        p.kill()
+        p.wait()
+        left.append(p)
+        print(f"kill {done} {when}", flush=True)
+    last = torchrun(2, "train.py", *settings(run, steps))
+    out = last.communicate()[0]
+    if last.returncode:
+        raise SystemExit(f"{run} did not come to its end:\n{out[-3000:]}")
+    for p in left:                          # the pipe of a launch ends with its last process
+        p.communicate(timeout=60)
+    return kills, in_save, out
+
+
+def compare(kills, seed, disturbed=train):
     """One line that says how it went; raises AssertionError if the ends differ."""
     steps = 40 * kills + 60
-    done, in_save, out = train("killed", steps, kills, seed)
+    done, in_save, out = disturbed("killed", steps, kills, seed)
     train("whole", steps)
     damaged = [line for line in out.splitlines() if "is damaged" in line]
     a, b = state("runs/killed"), state("runs/whole")
@@ -154,11 +190,14 @@ def compare_prepared(kills, seed):
     return f"{done} kills: {len(a)} files as undisturbed, to the byte"
 
 
+WAYS = {"train": train, "launcher": train_without_launcher}
+
+
 def main():
     ap = config.Parser(__doc__)
     ap.add_argument("--kills", type=config.number(1, 1000), default=25)
     ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--what", choices=("train", "prepare"), default="train")
+    ap.add_argument("--what", choices=("train", "launcher", "prepare"), default="train")
     args = ap.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -166,7 +205,7 @@ def main():
             print(compare_prepared(args.kills, args.seed))
         else:
             prepare_tiny()
-            print(compare(args.kills, args.seed))
+            print(compare(args.kills, args.seed, WAYS[args.what]))
 
 
 if __name__ == "__main__":
