@@ -131,6 +131,8 @@ def check_enough(plan, report, shown):
         rules, langs = clean.rules(plan.source(name).clean), left["bytes_by_language"]
         if not all(clean.applies(*pair) for pair in itertools.product(rules, langs)):
             print(f"source {name}: {clean.CODE_NOTE}")
+        if note := clean.not_judged(rules, langs, plan.corpus.models):
+            print(f"source {name}: {note}")
         if not left["kept"]:
             print(f"source {name}: nothing is left of its {read['in']:,} documents")
         dropped.update(stages.all_dropped(stage))

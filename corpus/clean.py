@@ -134,7 +134,7 @@ def flagged(text, row):
 
 
 def in_language(text, row, least):
-    """A language that the identifier does not know is never judged: it would lose all texts."""
+    """A language of which the identifier is not sure is never judged: it would lose most of its texts."""
     path = row.models.get("language")
     if row.short not in models.languages(path):
         return True
@@ -309,6 +309,16 @@ def check_rules(names, paths=None):
         if way_out:
             idle.append(f"{name} ({way_out})")
     return f"rules that let every text pass: {', '.join(idle)}" if idle else ""
+
+
+def not_judged(names, langs, paths=None):
+    """A line, or "": which of the languages `langs` the identifier does not judge (BLOOM, section 3.1)."""
+    known = models.languages((paths or {}).get("language"))
+    asking = [name for name in rules(names) if MODEL_OF.get(name) == "language"]
+    if not asking or not known:         # without a model check_rules() says so
+        return ""
+    left = [lang for lang in sorted(langs) if applies(asking[0], lang) and Row(lang).short not in known]
+    return f"{asking[0]} does not judge {', '.join(left)}: its model is not sure of them" if left else ""
 
 
 # ---- source code ----
