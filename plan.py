@@ -17,6 +17,10 @@ Smaller runs decide what to train. Each of these commands has --help:
     python plan.py figure runs/A runs/B                                 # loss against tokens and FLOPs
     python plan.py fit runs/A runs/B ...                                # the law of loss, size and tokens
     python plan.py budget --train-flops 5.76e23 --inference-tokens 1e13 # the size with the cheapest life
+
+And before text is prepared:
+
+    python plan.py corpus configs/data/llama.py machines=64     # core-hours, memory, disk, files
 """
 import math
 import sys
@@ -127,6 +131,10 @@ def main():
     if command in ("figure", "fit", "budget"):
         from planning import law
         return law.main(sys.argv[1:])
+    if command == "corpus":
+        from corpus import recipe, sources
+        from planning import corpus
+        return corpus.main(rest, recipe.selected, sources.found)
     ap = config.Parser(__doc__)
     ap.add_argument("config", help="configs/bloom.py or configs/llama.py")
     ap.add_argument("settings", nargs="*", default=[], metavar="key=value",

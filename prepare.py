@@ -64,7 +64,7 @@ def build(corpus, found, out, removed, workers, most):
     plan = stages.Plan(corpus, f"{out}/work", removed, workers)
     files = [file for file, _, _ in itertools.chain(*found.values())]
     stamps = jobs.stamps([*files, *(corpus.models or {}).values()])
-    settings = {**config.plain(corpus), "tokenizer": None, "val_share": None}
+    settings = {**config.plain(corpus), "tokenizer": None, "val_share": None, "sizes": None}
     plan.key = jobs.hash_of(program(corpus), sorted(removed), settings, stamps, most)
     parts = {name: in_parts(listed, most) for name, listed in found.items()}
     made, report = {}, {}
@@ -210,7 +210,7 @@ def prepared_before(corpus, out, names, workers):
     corpus, found = gather(corpus)
     before = recipe.with_newer_settings(manifest["settings"])
     changed = [key for key, _, _ in config.differences(before, config.plain(corpus))
-               if key not in ("remove", "accept")]
+               if key not in ("remove", "accept", "sizes")]
     if changed or manifest["input_bytes"] != total_bytes(found):
         raise ValueError(f"{out} was prepared from other {', '.join(changed) or 'files'}; use another name, "
                          "or delete it to do so again")

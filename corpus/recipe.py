@@ -61,6 +61,7 @@ class Corpus:
     remove: str | None = None           # file of documents to leave out: a line is SOURCE or SOURCE/ID
     rules: str | None = None            # folder of thresholds and word lists instead of corpus/rules
     models: dict[str, str] | None = None        # files of models: {'quality': 'quality.npz'}
+    sizes: dict[str, float] | None = None       # {source: bytes of its text}, for plan.py corpus alone
 
 
 MODELS = ("language", "perplexity", "quality")
@@ -118,7 +119,8 @@ def check_names(corpus):
     """Names become folders, and what only=, accept= and models= name must be there."""
     names = [s.name for s in corpus.sources]
     for key, given, known in (("only", names_in(corpus.only), names), ("models", corpus.models or (), MODELS),
-                              ("accept", names_in(corpus.accept), names)):
+                              ("accept", names_in(corpus.accept), names),
+                              ("sizes", corpus.sizes or (), names)):
         unknown = ", ".join(sorted({*given} - {*known}))
         if unknown:
             raise ValueError(f"{key}: there is no {unknown}; there are {', '.join(known)}")

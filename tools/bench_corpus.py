@@ -3,24 +3,37 @@
     python tools/bench_corpus.py                  # sample stories and the standard library; two minutes
     python tools/bench_corpus.py --input 'texts/*.jsonl' --clean oscar --times 5
     python tools/bench_corpus.py --planted        # how many planted near duplicates are found; half a minute
+    python tools/bench_corpus.py --languages --input texts/     # how often the language is found
+    python tools/bench_corpus.py --input texts/ --out data/rates.json       # speeds for plan.py corpus
 
 Prints medians of interleaved repeats. Compare the ratios: MB/s depends on the machine and what runs beside.
 """
+import collections
+import contextlib
+import io
 import itertools
+import json
 import os
+import platform
 import random
+import re
 import statistics
 import sys
+import tempfile
 import time
+from unittest import mock
 
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import config  # noqa: E402
-from corpus import clean, dedup, pieces, recipe, sources  # noqa: E402
+import prepare  # noqa: E402
+from corpus import clean, dedup, jobs, models, pieces, recipe, sources  # noqa: E402
 
 ALIKE = 0.7
+SENTENCE = r"(?<=[.!?।。！？])\s+|\n+"       # ends of sentences
+DOCUMENT = 500                              # characters of a document made of sentences
 
 
 def texts(args):
@@ -87,6 +100,154 @@ def planted(found):
                   f"{expected:19.1%}  {precision:>9}")
 
 
+# ---- languages ----
+
+def sentences_by_language(source):
+    """{language: sentences}. The language is that of the record, or the name of its folder or file."""
+    found = collections.defaultdict(list)
+    for document in sources.read_documents(source):
+        folder, _, name = re.sub(r"[#:].*", "", document["id"]).rpartition("/")
+        names = [document.get("lang") or "", os.path.basename(folder), name.partition(".")[0]]
+        langs = [n for n in names if re.fullmatch(r"[a-z]{2,3}(-\w+)?", n)]
+        if langs and "dropped" not in document:
+            sentences = map(str.strip, re.split(SENTENCE, document["text"]))
+            found[langs[0].split("-")[0]] += [s for s in sentences if sum(map(str.isalpha, s)) >= 8]
+    return found
+
+
+def documents_of(sentences):
+    """Texts of DOCUMENT characters or a bit more."""
+    text = ""
+    for sentence in sentences:
+        text = f"{text} {sentence}".strip()
+        if len(text) >= DOCUMENT:
+            yield text
+            text = ""
+
+
+def answers(texts):
+    return [models.language(text) for text in texts]
+
+
+def judge_languages(args):
+    """Print how often the identifier is right of 1,000 drawn sentences and 400 documents of each language,
+    and of how many documents it is so sure that the rule `language` keeps them."""
+    found = sentences_by_language(recipe.Source("input", args.input))
+    print("language  sentences    right  documents    right     kept  taken for")
+    for lang, sentences in sorted(found.items()):
+        draw, documents = random.Random(lang), list(documents_of(sentences))
+        sentences = draw.sample(sentences, min(1000, len(sentences)))
+        documents = draw.sample(documents, min(400, len(documents)))
+        short, whole, row = *map(answers, (sentences, documents)), clean.Row(lang)
+        kept = [answer == lang and score >= row.language for answer, score in whole]
+        right = [[answer == lang for answer, _ in each] for each in (short, whole)]
+        wrong = collections.Counter(answer for answer, _ in short + whole if answer != lang)
+        shares = [f"{sum(each) / max(1, len(each)):7.1%}" for each in (*right, kept)]
+        print(f"{lang:8}  {len(short):9}  {shares[0]}  {len(whole):9}  {shares[1]}  {shares[2]}  "
+              f"{' '.join(answer for answer, _ in wrong.most_common(2))}", flush=True)
+
+
+# ---- rates of prepare.py's stages ----
+
+STAGES = {"read": "reading files", "repeats": "looking for copies", "clean": "cleaning",
+          "near": "looking for near", "tokenizer": "making the tok", "tokenize": "tokenizing"}
+RECIPES = {"prose": ("pii", "oscar", "catalogue", "pseudo_crawl", "ccnet", "c4"),
+           "code": ("roots_code", "llama_code")}
+
+
+def cpu_seconds():
+    """Of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def stage_seconds(source, tokenizer):
+    """{stage: CPU seconds} of prepare.py for a source. What is in no other stage counts as write."""
+    seconds, run_jobs = collections.Counter(), jobs.run_jobs
+
+    def timed(what, *rest, **more):
+        start = cpu_seconds()
+        run_jobs(what, *rest, **more)
+        stage = next((stage for stage, words in STAGES.items() if what.startswith(words)), "write")
+        seconds[stage] += cpu_seconds() - start
+
+    corpus = recipe.Corpus("rates", [source], recipe.Tokenizer(path=tokenizer))
+    with (mock.patch.object(jobs, "run_jobs", timed), contextlib.redirect_stdout(io.StringIO()),
+          tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder)):
+        start = cpu_seconds()
+        prepare.prepare(corpus, workers=0)
+        seconds["write"] += cpu_seconds() - start - seconds.total()
+    return seconds
+
+
+def rate_sources(args, folder):
+    """({name: Source} of what is timed, texts). Prose is drawn from the input; code: the standard library."""
+    documents, size = list(sources.read_documents(recipe.Source("input", args.input))), 0
+    random.Random(0).shuffle(documents)
+    with open(f"{folder}/prose.jsonl", "w", encoding="utf-8") as f:
+        for number, document in enumerate(documents):
+            size += len(document.get("text", "").encode())
+            f.write(json.dumps(document, ensure_ascii=False) + "\n")
+            if size > args.megabytes * 1e6:
+                break
+    kinds = {"prose": {"path": f.name}, "code": {"path": f"{os.path.dirname(os.__file__)}/*.py"}}
+    found = {kind: recipe.Source("it", **settings) for kind, settings in kinds.items()}
+    for kind, names in RECIPES.items():
+        for name in names:
+            found[name] = recipe.Source("it", clean=name, **kinds[kind])
+    for name in ("minhash", "overlap"):
+        found[name] = recipe.Source("it", near=name, **kinds["prose"])
+    return found, [document["text"] for document in documents[:number]]
+
+
+def write_rates(args):
+    """Write MB of text per CPU second of each stage. What a recipe costs is what its data set took longer
+    than the same without it, in all stages."""
+    spent = collections.defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        found, texts = rate_sources(args, folder)
+        trained = {}
+        for kind in ("sentencepiece", "bpe"):
+            start = cpu_seconds()
+            tokenizer = pieces.train_tokenizer(kind, texts, args.vocab)
+            trained[kind] = cpu_seconds() - start
+        tokenizer.save(f"{folder}/tokenizer")
+        for _, (name, source) in itertools.product(range(args.times), found.items()):
+            spent[name].append(stage_seconds(source, f"{folder}/tokenizer"))
+            print(f"{name:14} {spent[name][-1].total():6.1f} CPU seconds", flush=True)
+        sizes = {kind: sources.size(found[kind]) / 1e6 for kind in RECIPES}
+
+    def cost(name, kind, *names):
+        """Seconds of the stages `names` of a data set, less those of the same without a recipe, per MB."""
+        with_it, without = [statistics.median(sum(seconds[stage] for stage in names) for seconds in spent[n])
+                            for n in (name, kind)]
+        return max(1e-4, with_it - without * (name != kind)) / sizes[kind]
+    before, size = ("read", "repeats", "clean"), sum(len(text.encode()) for text in texts) / 1e6
+    oscar = cost("oscar", "prose", *before)
+    seconds = {
+        "read": {"jsonl": cost("prose", "prose", "read"), "code": cost("code", "code", "read")},
+        "clean": {"none": cost("prose", "prose", "repeats", "clean"),
+                  **{name: cost(name, kind, *before) for kind, names in RECIPES.items() for name in names}},
+        "near": {name: cost(name, "prose", "clean", "near") for name in ("minhash", "overlap")},
+        "tokenizer": {kind: s / size for kind, s in trained.items()},
+        "tokenize": {"any": cost("prose", "prose", "tokenize")},
+        "write": {"any": cost("prose", "prose", "near", "write")}}
+    seconds["clean"]["rule"] = oscar / len(clean.rules("oscar"))        # any rule by itself
+    rates = {"cpu": cpu_name()}
+    for stage, each in seconds.items():
+        rates[stage] = {name: round(1 / s, 2) for name, s in each.items()}
+    config.write_json(args.out, rates)
+    print(f"wrote {args.out}")
+
+
+def cpu_name():
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as f:
+        if found := re.search(r"model name\s*: (.*)", f.read()):
+            return found[1]
+    return platform.machine()
+
+
+# ---- speed ----
+
 def timed_stages(args, found, rows):
     """{name: function without arguments} of what is timed."""
     tokenizer = pieces.train_tokenizer("bpe", found, args.vocab)
@@ -123,7 +284,17 @@ def main():
     ap.add_argument("--vocab", type=config.number(300, 1e6), default=4096, help="of the tokenizer (4096)")
     ap.add_argument("--times", type=config.number(1, 1000), default=3, help="repeats (default: 3)")
     ap.add_argument("--planted", action="store_true", help="instead: recall and precision on planted copies")
+    ap.add_argument("--languages", action="store_true", help="instead: is the language found?")
+    ap.add_argument("--out", metavar="FILE", help="instead: write the rates of prepare.py's stages")
     args = ap.parse_args()
+    if args.languages:
+        judge_languages(args)
+        return
+    if args.out and not args.input:
+        raise ValueError("--out needs --input: text of the kind that you will prepare")
+    if args.out:
+        write_rates(args)
+        return
     documents = list(texts(args))
     found = [text for text, _ in documents]
     if args.planted:

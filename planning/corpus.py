@@ -1,0 +1,171 @@
+"""What preparing a corpus takes: core-hours, wall time, memory of the largest job, disk, files.
+
+    python plan.py corpus configs/data/llama.py machines=64
+    python plan.py corpus configs/data/roots.py only=code sizes="{'code': 10e9}" cores=2
+    python plan.py corpus configs/data/mine.py rates=data/rates.json kept=0.5
+
+Settings are those of the data config, and those of the class Work. How large a source is stands in the
+config's `sizes`; where it does not, the files that are there are measured.
+"""
+import math
+from dataclasses import dataclass
+
+import config
+
+# MB of text per CPU second, as tools/bench_corpus.py --out writes it. Under clean, "none" is passing documents
+# on without a rule, "rule" any rule that is no recipe. The dumps were measured by hand on made-up pages
+RATES = {
+    "cpu": "AMD EPYC",
+    "read": {"jsonl": 22.4, "code": 39.2, "wiki": 0.7, "stackexchange": 2.3, "arxiv": 6.7},
+    "clean": {"none": 22.4, "pii": 4.3, "oscar": 0.9, "catalogue": 4.0, "pseudo_crawl": 5.1, "ccnet": 2.0,
+              "c4": 28, "roots_code": 7.7, "llama_code": 16.8, "rule": 12.6},
+    "near": {"minhash": 9.3, "overlap": 11.2},
+    "tokenizer": {"bpe": 0.5, "sentencepiece": 2.2},
+    "tokenize": {"any": 6.6},
+    "write": {"any": 4.7}}
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".parquet")
+STAGES = ("read", "clean", "near", "write", "tokenize")
+
+# What is assumed of the text, and printed
+DOCUMENT, LINE = 3000, 100      # bytes
+TOKEN = 3.4                     # bytes: LLaMA's 4.75 TB are 1.4T tokens
+JSON = 1.1                      # bytes of a document on disk, with its facts, for a byte of its text
+
+# What the program does: prepare.py, corpus/jobs.py, corpus/dedup.py
+PART = 32e6                     # bytes of a part, prepare.PART
+FILES = 22                      # of a part, in all stages; and 8 of a source
+PROCESS = 150e6                 # bytes of a worker: its libraries, the longest document
+MEMORY = {                      # job: (bytes, and bytes for each document, line, byte of training text)
+    "exact copies": (400e6, 10, 2, 0),
+    "near duplicates": (0, 48, 0, 0),
+    "training the tokenizer": (0, 0, 0, 12)}
+
+
+@dataclass
+class Work:
+    machines: int = 1
+    cores: int = 16             # of each machine
+    kept: float = 0.8           # share of the bytes that rules and near duplicates leave: a guess
+    rates: str | None = None    # the file that tools/bench_corpus.py --out wrote; None: RATES
+
+
+def load(path, settings):
+    """(Work, recipe.Corpus with the sources that `only` names)"""
+    work, others = Work(), []
+    for text in settings:
+        key, value = config.split_override(text)
+        if key in vars(work):
+            config.override(work, key, value)
+        else:
+            others.append(text)
+    corpus = config.load(path, others)
+    if not hasattr(corpus, "sources"):
+        raise ValueError(f"{path} is a training config; give one of configs/data")
+    if work.machines < 1 or work.cores < 1 or not 0 < work.kept <= 1:
+        raise ValueError(f"machines={work.machines}, cores={work.cores} and kept={work.kept:g} must be above "
+                         "0, and kept at most 1")
+    return work, corpus
+
+
+def size_of(source, stated, found):
+    """Bytes of text of a source: `stated`, or those of its files. found: corpus.sources.found"""
+    way_out = f"give sizes=\"{{'{source.name}': BYTES}}\""
+    if stated or not source.path:
+        if not stated or stated < 0:
+            raise ValueError(f"source {source.name} has no size and no files; {way_out}")
+        return stated
+    with config.blame(f"source {source.name}: {way_out}"):
+        files = found(source)
+    packed = [name for _, name, _ in files if name.endswith(PACKED)]
+    if packed:
+        raise ValueError(f"source {source.name}: {packed[0]} is packed; {way_out} of text")
+    return sum(size for _, _, size in files)
+
+
+def load_rates(path):
+    """RATES, and instead of them what the file says."""
+    if not path:
+        return RATES
+    given = config.read_json(path)
+    with config.blame(f"{path} is not what tools/bench_corpus.py --out writes"):
+        return {**given, **{stage: RATES[stage] | given[stage] for stage in RATES if stage != "cpu"}}
+
+
+def seconds(source, size, kept, rates):
+    """{stage: CPU seconds} for `size` bytes of a source."""
+    whole, left, clean = size / 1e6, kept * size / 1e6, rates["clean"]
+    recipes = [source.clean] if isinstance(source.clean, str) else source.clean
+    reader = rates["read"].get(source.reader, rates["read"]["jsonl"])
+    return {"read": whole / reader,
+            "clean": sum(whole / clean.get(name, clean["rule"]) for name in ["none", *recipes]),
+            "near": left / rates["near"][source.near] if source.near else 0,
+            "write": left / rates["write"]["any"],
+            "tokenize": left / rates["tokenize"]["any"]}
+
+
+def training(corpus, size, kept, rates):
+    """(bytes of text that the tokenizer is trained on, CPU seconds)"""
+    t = corpus.tokenizer
+    read = 0 if t.path else min(t.bytes, kept * size)
+    return read, read / 1e6 / rates["tokenizer"][t.kind]
+
+
+def memory(size, trained):
+    """(bytes, name) of the largest job."""
+    sizes = {}
+    for name, (fixed, document, line, byte) in MEMORY.items():
+        sizes[name] = PROCESS + fixed + size / DOCUMENT * document + size / LINE * line + trained * byte
+    return max((n, name) for name, n in sizes.items())
+
+
+def disk(size, kept, vocab):
+    """(bytes while the command runs, bytes of what it leaves)"""
+    tokens = kept * size / TOKEN * (2 if vocab <= 65_536 else 4)
+    left = JSON * kept * size + tokens
+    return JSON * size * (1 + kept) + 2 * left, left
+
+
+def print_table(sizes, spent):
+    print(f"{'core-hours':20} {'GB of text':>10} " + " ".join(f"{stage:>9}" for stage in (*STAGES, "all")))
+    rows = {name: [sizes[name], *spent[name].values()] for name in spent}
+    rows["all"] = [sum(column) for column in zip(*rows.values())]
+    for name, (size, *each) in rows.items():
+        hours = " ".join(f"{s / 3600:9,.2f}" for s in (*each, sum(each)))
+        print(f"{name:20} {size / 1e9:10,.2f} {hours}")
+
+
+def print_plan(path, settings, selected, found):
+    """selected and found are corpus.recipe.selected and corpus.sources.found."""
+    work, corpus = load(path, settings)
+    corpus = selected(corpus)
+    rates = load_rates(work.rates)
+    sizes = {s.name: size_of(s, (corpus.sizes or {}).get(s.name), found) for s in corpus.sources}
+    size = sum(sizes.values())
+    spent = {s.name: seconds(s, sizes[s.name], work.kept, rates) for s in corpus.sources}
+    print_table(sizes, spent)
+    trained, alone = training(corpus, size, work.kept, rates)
+    shared = sum(sum(each.values()) for each in spent.values())
+    wall = shared / (work.machines * work.cores) + alone
+    largest, job = memory(size, trained)
+    working, left = disk(size, work.kept, corpus.tokenizer.vocab)
+    part = getattr(corpus, "part", PART)
+    parts = sum(math.ceil(n / part) for n in sizes.values())
+    print(f"""
+core-hours   {(shared + alone) / 3600:,.2f}; {alone / 3600:,.2f} of them train the tokenizer
+wall time    {wall / 3600:,.2f} hours on machines={work.machines} with cores={work.cores}; one process trains
+             the tokenizer, all cores do the rest
+memory       {largest / 1e9:,.2f} GB for the largest job, {job}; {PROCESS / 1e9:.2f} GB for each other one
+disk         {working / 1e9:,.2f} GB while it runs; {left / 1e9:,.2f} GB of them stay
+files        {parts * FILES:,.0f} while it runs, for {parts:,.0f} parts
+
+Speeds of a core: {rates["cpu"]}.
+Assumed: rules and near duplicates leave kept={work.kept:g} of the bytes; documents have {DOCUMENT:,} bytes,
+lines {LINE}, tokens {TOKEN}; disks keep up with the cores; no file is much larger than a part.""")
+
+
+def main(rest, selected, found):
+    ap = config.Parser(__doc__, prog="plan.py corpus")
+    ap.add_argument("config", help="a data config")
+    ap.add_argument("settings", nargs="*", default=[], metavar="key=value")
+    args, more = ap.parse_known_args(rest)
+    print_plan(args.config, args.settings + more, selected, found)
