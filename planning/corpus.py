@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import config
 
-# MB of text per CPU second, as tools/bench_corpus.py --out writes it. Under clean, "none" is passing documents
-# on without a rule, "rule" any rule that is no recipe. The dumps were measured by hand on made-up pages
+# MB of text per CPU second, as tools/bench_corpus.py --out writes it. Under clean, "none" is passing
+# documents on without a rule, "rule" a rule that is no recipe. Dumps were measured by hand, on made-up pages
 RATES = {
     "cpu": "AMD EPYC",
     "read": {"jsonl": 22.4, "code": 39.2, "wiki": 0.7, "stackexchange": 2.3, "arxiv": 6.7},
@@ -125,18 +125,26 @@ def disk(size, kept, vocab):
     return JSON * size * (1 + kept) + 2 * left, left
 
 
+def short(x):
+    """Three digits. short(1234.5) -> "1,234"; short(0.012345) -> "0.0123" """
+    return f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
+
+
 def print_table(sizes, spent):
-    print(f"{'core-hours':20} {'GB of text':>10} " + " ".join(f"{stage:>9}" for stage in (*STAGES, "all")))
+    print(f"{'core-hours':16} {'GB of text':>10} " + " ".join(f"{stage:>9}" for stage in (*STAGES, "all")))
     rows = {name: [sizes[name], *spent[name].values()] for name in spent}
     rows["all"] = [sum(column) for column in zip(*rows.values())]
     for name, (size, *each) in rows.items():
-        hours = " ".join(f"{s / 3600:9,.2f}" for s in (*each, sum(each)))
-        print(f"{name:20} {size / 1e9:10,.2f} {hours}")
+        hours = " ".join(f"{short(s / 3600):>9}" for s in (*each, sum(each)))
+        print(f"{name:16} {short(size / 1e9):>10} {hours}")
 
 
 def print_plan(path, settings, selected, found):
     """selected and found are corpus.recipe.selected and corpus.sources.found."""
     work, corpus = load(path, settings)
+    unknown = {*(corpus.sizes or ())} - {source.name for source in corpus.sources}
+    if unknown:
+        raise ValueError(f"sizes: {path} has no source {min(unknown)}")
     corpus = selected(corpus)
     rates = load_rates(work.rates)
     sizes = {s.name: size_of(s, (corpus.sizes or {}).get(s.name), found) for s in corpus.sources}
@@ -151,14 +159,14 @@ def print_plan(path, settings, selected, found):
     part = getattr(corpus, "part", PART)
     parts = sum(math.ceil(n / part) for n in sizes.values())
     print(f"""
-core-hours   {(shared + alone) / 3600:,.2f}; {alone / 3600:,.2f} of them train the tokenizer
-wall time    {wall / 3600:,.2f} hours on machines={work.machines} with cores={work.cores}; one process trains
-             the tokenizer, all cores do the rest
-memory       {largest / 1e9:,.2f} GB for the largest job, {job}; {PROCESS / 1e9:.2f} GB for each other one
-disk         {working / 1e9:,.2f} GB while it runs; {left / 1e9:,.2f} GB of them stay
-files        {parts * FILES:,.0f} while it runs, for {parts:,.0f} parts
+core-hours   {short((shared + alone) / 3600)}, of which {short(alone / 3600)} train the tokenizer
+wall time    {short(wall / 3600)} hours on machines={work.machines} with cores={work.cores}; one process
+             trains the tokenizer, all cores do the rest
+memory       {short(largest / 1e9)} GB for the largest job, {job}; {short(PROCESS / 1e9)} GB for most
+disk         {short(working / 1e9)} GB while it runs, of which {short(left / 1e9)} GB stay
+files        {parts * FILES:,.0f} while it runs, for {parts:,} parts
 
-Speeds of a core: {rates["cpu"]}.
+Speeds are of a core of: {rates["cpu"]}.
 Assumed: rules and near duplicates leave kept={work.kept:g} of the bytes; documents have {DOCUMENT:,} bytes,
 lines {LINE}, tokens {TOKEN}; disks keep up with the cores; no file is much larger than a part.""")
 

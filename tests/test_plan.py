@@ -1,3 +1,5 @@
+import argparse
+import json
 import re
 import sys
 
@@ -6,7 +8,8 @@ from conftest import ROOT
 
 import plan
 import train
-from planning import memory
+from corpus import recipe, sources
+from planning import corpus, memory
 
 
 def load(name, *settings):
@@ -103,3 +106,77 @@ def test_the_formulas_are_what_pytorch_counts(name, gpus, settings):
     ("llama", "33b", 1024), ("llama", "65b", 2048)])
 def test_every_published_size_rehearses(name, size, gpus):
     agree(load(name, f"size={size}"), gpus, uneven=0.05)    # rows do not divide: process 0 holds some more
+
+
+# ---- plan.py corpus ----
+
+RATES = {"cpu": "a machine", "read": {"jsonl": 10, "wiki": 0.1}, "near": {"minhash": 5}, "write": {"any": 4},
+         "clean": {"none": 20, "oscar": 1, "rule": 50}, "tokenizer": {"bpe": 0.5}, "tokenize": {"any": 8}}
+CORPUS = """
+from corpus.recipe import Corpus, Source
+def config():
+    a = Source("a", "a.jsonl", clean=["oscar", "bytes_300"], near="minhash")
+    w = Source("w", "w.xml.bz2", reader="wiki")
+    return Corpus("x", [a, w, Source("none")], sizes={"a": 1e9, "w": 4e6})
+"""
+
+
+def corpus_plan(capsys, *settings):
+    with open("rates.json", "w") as f:
+        json.dump(RATES, f)
+    with open("x.py", "w") as f:
+        f.write(CORPUS)
+    corpus.main(["x.py", "rates=rates.json", *settings], recipe.selected, sources.found)
+    return capsys.readouterr().out
+
+
+def test_core_hours_of_a_corpus_by_hand(capsys, tmp_path, monkeypatch):
+    """Half of 1 GB is kept: 1000/10 to read, 1000 (1/20 + 1/1 + 1/50) to clean, 500/5 for near duplicates,
+    500/4 to write, 500/8 to tokenize. 30 MB train the tokenizer: 60 seconds, in one process."""
+    monkeypatch.chdir(tmp_path)
+    out = corpus_plan(capsys, "only=a", "kept=0.5", "machines=2", "cores=3")
+    each = [s / 3600 for s in (100, 1070, 100, 125, 62.5)]
+    rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
+    assert [float(x) for x in rows["a"]] == pytest.approx([1, *each, sum(each)], rel=0.01)
+    assert float(rows["core-hours"][0].strip(",")) == pytest.approx(sum(each) + 60 / 3600, rel=0.01)
+    assert float(rows["wall"][1]) == pytest.approx(sum(each) / 6 + 60 / 3600, rel=0.01)
+    assert "for 32 parts" in out and "a core of: a machine" in out and "kept=0.5" in out
+    slow = corpus_plan(capsys, "only=w", "kept=1")
+    assert re.search(r"\nw +0.004 +0.0111 +5.56e-05 +0 ", slow), "4 MB of a wiki at 0.1 MB/s, without rules"
+    monkeypatch.setattr(corpus, "MEMORY", {"small": (1e9, 0, 0, 0), "large": (1e8, 30, 0, 2)})
+    documents = 3e9 / corpus.DOCUMENT
+    assert corpus.memory(3e9, 5e8) == (corpus.PROCESS + 1e8 + 30 * documents + 1e9, "large")
+
+
+def test_a_corpus_without_sizes_is_measured_unless_it_is_packed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for size, words in (("{'b': 1}", "x.py has no source b"), ("{'a': 1, 'w': 2}", "source none has no size"),
+                        ("{'a': 1}", "source w: give sizes=.*'w': BYTES.*: there is no w.xml.bz2")):
+        with pytest.raises(ValueError, match=words):
+            corpus_plan(capsys, f"sizes={size}")
+    for name in ("a.jsonl", "w.xml.bz2"):
+        (tmp_path / name).write_bytes(b"x" * 5_000_000)
+    assert re.search(r"\na +0.005 ", corpus_plan(capsys, "only=a", "sizes={}"))
+    for setting, words in (("sizes={}", "w.xml.bz2 is packed; give sizes="), ("rates=x.py", "is not JSON"),
+                           ("kept=0", "kept=0 must be above 0"), ("cores=0", "cores=0")):
+        with pytest.raises(ValueError, match=words):
+            corpus_plan(capsys, setting)
+    with pytest.raises(ValueError, match="is a training config; give one of configs/data"):
+        corpus.main([f"{ROOT}/configs/llama.py"], recipe.selected, sources.found)
+
+
+def test_llamas_corpus_is_planned_as_it_stands(capsys):
+    corpus.main([f"{ROOT}/configs/data/llama.py", "machines=64"], recipe.selected, sources.found)
+    assert re.search(r"\nall +4,749 .*\n\ncore-hours   1,\d\d\d, of which", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_rates_are_measured_for_all_that_the_plan_asks(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(f"{ROOT}/tools")
+    import bench_corpus
+    args = argparse.Namespace(input=[f"{ROOT}/samples", f"{ROOT}/README.md"], megabytes=1, vocab=400, times=1,
+                              out=str(tmp_path / "rates.json"))
+    bench_corpus.write_rates(args)
+    rates = corpus.load_rates(args.out)
+    for stage, each in corpus.RATES.items():
+        assert stage == "cpu" or each.keys() == rates[stage].keys() and min(rates[stage].values()) > 0, stage
