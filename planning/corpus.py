@@ -15,14 +15,14 @@ import config
 # MB of text per CPU second, as tools/bench_corpus.py --out writes it. Under clean, "none" is passing
 # documents on without a rule, "rule" a rule that is no recipe. Dumps were measured by hand, on made-up pages
 RATES = {
-    "cpu": "AMD EPYC",
-    "read": {"jsonl": 22.4, "code": 39.2, "wiki": 0.7, "stackexchange": 2.3, "arxiv": 6.7},
-    "clean": {"none": 22.4, "pii": 4.3, "oscar": 0.9, "catalogue": 4.0, "pseudo_crawl": 5.1, "ccnet": 2.0,
-              "c4": 28, "roots_code": 7.7, "llama_code": 16.8, "rule": 12.6},
-    "near": {"minhash": 9.3, "overlap": 11.2},
-    "tokenizer": {"bpe": 0.5, "sentencepiece": 2.2},
-    "tokenize": {"any": 6.6},
-    "write": {"any": 4.7}}
+    "cpu": "AMD EPYC, two cores shared with other programs",
+    "read": {"jsonl": 21.2, "code": 31.3, "wiki": 0.7, "stackexchange": 2.3, "arxiv": 6.7},
+    "clean": {"none": 19.7, "pii": 4.26, "oscar": 0.76, "catalogue": 4.04, "pseudo_crawl": 3.86,
+              "ccnet": 1.42, "c4": 13.3, "roots_code": 5.95, "llama_code": 11.9, "rule": 10.7},
+    "near": {"minhash": 11.0, "overlap": 9.1},
+    "tokenizer": {"bpe": 1.13, "sentencepiece": 3.94},
+    "tokenize": {"any": 5.24},
+    "write": {"any": 11.2}}
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".parquet")
 STAGES = ("read", "clean", "near", "write", "tokenize")
 
