@@ -34,11 +34,11 @@ JSON = 1.1                      # bytes of a document on disk, with its facts, f
 # What the program does: prepare.py, corpus/jobs.py, corpus/dedup.py
 PART = 32e6                     # bytes of a part, prepare.PART
 FILES = 22                      # of a part, in all stages; and 8 of a source
-PROCESS = 150e6                 # bytes of a worker: its libraries, the longest document
-MEMORY = {                      # job: (bytes, and bytes for each document, line, byte of training text)
-    "exact copies": (400e6, 10, 2, 0),
-    "near duplicates": (0, 48, 0, 0),
-    "training the tokenizer": (0, 0, 0, 12)}
+PROCESS = 150e6                 # bytes of a worker: its libraries, long documents
+MEMORY = {                      # job: (bytes, and bytes for each of what it holds)
+    "exact copies": (400e6, {"document": 10, "line": 2}),
+    "near duplicates": (0, {"compared document": 48}),
+    "training the tokenizer": (0, {"byte to train on": 12})}
 
 
 @dataclass
@@ -110,12 +110,14 @@ def training(corpus, size, kept, rates):
     return read, read / 1e6 / rates["tokenizer"][t.kind]
 
 
-def memory(size, trained):
-    """(bytes, name) of the largest job."""
-    sizes = {}
-    for name, (fixed, document, line, byte) in MEMORY.items():
-        sizes[name] = PROCESS + fixed + size / DOCUMENT * document + size / LINE * line + trained * byte
-    return max((n, name) for name, n in sizes.items())
+def memory(size, compared, trained):
+    """(bytes, name) of the largest job. compared: bytes of the text that MinHash compares."""
+    counts = {"document": size / DOCUMENT, "line": size / LINE, "compared document": compared / DOCUMENT,
+              "byte to train on": trained}
+    jobs = []
+    for name, (fixed, each) in MEMORY.items():
+        jobs.append((PROCESS + fixed + sum(n * counts[what] for what, n in each.items()), name))
+    return max(jobs)
 
 
 def disk(size, kept, vocab):
@@ -154,7 +156,8 @@ def print_plan(path, settings, selected, found):
     trained, alone = training(corpus, size, work.kept, rates)
     shared = sum(sum(each.values()) for each in spent.values())
     wall = shared / (work.machines * work.cores) + alone
-    largest, job = memory(size, trained)
+    compared = sum(sizes[s.name] for s in corpus.sources if s.near == "minhash")
+    largest, job = memory(size, compared, trained)
     working, left = disk(size, work.kept, corpus.tokenizer.vocab)
     part = getattr(corpus, "part", PART)
     parts = sum(math.ceil(n / part) for n in sizes.values())

@@ -143,9 +143,11 @@ def test_core_hours_of_a_corpus_by_hand(capsys, tmp_path, monkeypatch):
     assert "for 32 parts" in out and "a core of: a machine" in out and "kept=0.5" in out
     slow = corpus_plan(capsys, "only=w", "kept=1")
     assert re.search(r"\nw +0.004 +0.0111 +5.56e-05 +0 ", slow), "4 MB of a wiki at 0.1 MB/s, without rules"
-    monkeypatch.setattr(corpus, "MEMORY", {"small": (1e9, 0, 0, 0), "large": (1e8, 30, 0, 2)})
-    documents = 3e9 / corpus.DOCUMENT
-    assert corpus.memory(3e9, 5e8) == (corpus.PROCESS + 1e8 + 30 * documents + 1e9, "large")
+    each = {"document": 30, "compared document": 600, "byte to train on": 2}
+    monkeypatch.setattr(corpus, "MEMORY", {"small": (1e9, {}), "large": (1e8, each)})
+    documents, compared = 3e9 / corpus.DOCUMENT, 1e6 / corpus.DOCUMENT
+    bytes_ = corpus.PROCESS + 1e8 + 30 * documents + 600 * compared + 1e9
+    assert corpus.memory(3e9, 1e6, 5e8) == (pytest.approx(bytes_), "large")
 
 
 def test_a_corpus_without_sizes_is_measured_unless_it_is_packed(capsys, tmp_path, monkeypatch):
@@ -174,7 +176,7 @@ def test_llamas_corpus_is_planned_as_it_stands(capsys):
 def test_rates_are_measured_for_all_that_the_plan_asks(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(f"{ROOT}/tools")
     import bench_corpus
-    args = argparse.Namespace(input=[f"{ROOT}/samples", f"{ROOT}/README.md"], megabytes=1, vocab=400, times=1,
+    args = argparse.Namespace(input=[f"{ROOT}/samples", f"{ROOT}/README.md"], megabytes=1, vocab=2000, times=1,
                               out=str(tmp_path / "rates.json"))
     bench_corpus.write_rates(args)
     rates = corpus.load_rates(args.out)

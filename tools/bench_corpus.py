@@ -181,14 +181,17 @@ def stage_seconds(source, tokenizer):
 
 def rate_sources(args, folder):
     """({name: Source} of what is timed, texts). Prose is drawn from the input; code: the standard library."""
-    documents, size = list(sources.read_documents(recipe.Source("input", args.input))), 0
+    found = sources.read_documents(recipe.Source("input", args.input))
+    documents = [document for document in found if document.get("text", "").strip()]
     random.Random(0).shuffle(documents)
+    texts, size = [], 0
     with open(f"{folder}/prose.jsonl", "w", encoding="utf-8") as f:
-        for number, document in enumerate(documents):
-            size += len(document.get("text", "").encode())
-            f.write(json.dumps(document, ensure_ascii=False) + "\n")
+        for document in documents:
             if size > args.megabytes * 1e6:
                 break
+            f.write(json.dumps(document, ensure_ascii=False) + "\n")
+            texts.append(document["text"])
+            size += len(document["text"].encode())
     kinds = {"prose": {"path": f.name}, "code": {"path": f"{os.path.dirname(os.__file__)}/*.py"}}
     found = {kind: recipe.Source("it", **settings) for kind, settings in kinds.items()}
     for kind, names in RECIPES.items():
@@ -196,7 +199,7 @@ def rate_sources(args, folder):
             found[name] = recipe.Source("it", clean=name, **kinds[kind])
     for name in ("minhash", "overlap"):
         found[name] = recipe.Source("it", near=name, **kinds["prose"])
-    return found, [document["text"] for document in documents[:number]]
+    return found, texts
 
 
 def write_rates(args):
