@@ -281,6 +281,7 @@ SOURCE, CORPUS, TOKENIZER = (lambda c: c.sources[0]), (lambda c: c), (lambda c: 
     (SOURCE, "path", "b.txt", "documents left: 0, bytes: 0. 2 and 1,024 are needed"),
     (SOURCE, "path", "ten.txt", "left: 1, bytes: 48"), (SOURCE, "path", "latin.txt", "1 invalid_utf8"),
     (CORPUS, "models", {"langauge": "x"}, "models: there is no langauge"),
+    (CORPUS, "sizes", {"none": 1.0}, "sizes: there is no none; there are a, b"),
     (CORPUS, "rules", "nofolder", "nofolder/thresholds.toml"), (CORPUS, "alike", 0.2, "alike=0.2"),
     (CORPUS, "accept", "webb", "accept: there is no webb; there are a, b"),
     (CORPUS, "val_share", 1.0, "val_share"),
