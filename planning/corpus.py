@@ -23,7 +23,7 @@ RATES = {
     "tokenizer": {"bpe": 1.13, "sentencepiece": 3.94},
     "tokenize": {"any": 5.24},
     "write": {"any": 11.2}}
-PACKED = (".gz", ".bz2", ".xz", ".zst", ".parquet")
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".tar", ".parquet")
 STAGES = ("read", "clean", "near", "write", "tokenize")
 
 # What is assumed of the text, and printed
