@@ -214,17 +214,15 @@ def check_types(cfg, name):
 MAY_BE_ZERO = ("seed", "min_lr", "warmup", "weight_decay")
 
 
-def check_config(cfg):
-    """Stop a Config that cannot run; returns it."""
-    if not isinstance(cfg, Config):
-        raise ValueError(f"{cfg.name} is a data config, for prepare.py; use configs/bloom.py")
-    m, o = cfg.model, cfg.optim
-    for section in ("model", "optim", "run", "machine"):
-        for key, value in vars(getattr(cfg, section)).items():
-            if type(value) in (int, float) and key not in MAY_BE_ZERO and not value > 0:
-                raise ValueError(f"{section}.{key}={value}: it must be above 0")
-    if o.min_lr > o.lr:
-        raise ValueError(f"optim.min_lr={o.min_lr} is above optim.lr={o.lr}; set optim.min_lr={o.lr / 10:g}")
+def check_above_0(section, part):
+    for key, value in vars(part).items():
+        if type(value) in (int, float) and key not in MAY_BE_ZERO and not value > 0:
+            raise ValueError(f"{section}.{key}={value}: it must be above 0")
+
+
+def check_model(m):
+    """Stop a Model that cannot be built."""
+    check_above_0("model", m)
     if m.scaling and set(m.scaling) not in ({"factor"}, {"factor", "low", "high", "original"}):
         raise ValueError(f"model.scaling={m.scaling}: it has a factor, or factor, low, high and original")
     pairs = 2 if m.position == "rope" else 1            # RoPE turns pairs
@@ -234,6 +232,18 @@ def check_config(cfg):
                          f"use {near}")
     if m.heads % (m.kv_heads or 1):
         raise ValueError(f"model.heads={m.heads} is not a multiple of model.kv_heads={m.kv_heads}")
+
+
+def check_config(cfg):
+    """Stop a Config that cannot run; returns it."""
+    if not isinstance(cfg, Config):
+        raise ValueError(f"{cfg.name} is a data config, for prepare.py; use configs/bloom.py")
+    o = cfg.optim
+    check_model(cfg.model)
+    for section in ("optim", "run", "machine"):
+        check_above_0(section, getattr(cfg, section))
+    if o.min_lr > o.lr:
+        raise ValueError(f"optim.min_lr={o.min_lr} is above optim.lr={o.lr}; set optim.min_lr={o.lr / 10:g}")
     steps_left_out(cfg.machine.skip_steps)
     for name in (cfg.run.name, cfg.data.name):
         if not name or os.path.basename(name) != name or name.startswith("."):

@@ -78,6 +78,7 @@ class Tokenizer:
     prompt = []
     imported = False
     read_by = ""                # the class of transformers that its files name
+    after_end = False           # its files put `eos` before a text, and token files have it there already
     way = ""                    # how texts are cut, if not as in the papers
     files = {}                  # {name: bytes} of the folder that was read
 
@@ -91,10 +92,11 @@ class Tokenizer:
 
     @property
     def begin(self):
-        """In our rows a text follows the end of another. An imported model begins as its files say."""
-        if self.imported or self.eos is None:
+        """As in our rows, where a text without `prompt` follows the end of another. An imported model begins
+        as its files say."""
+        if self.prompt or self.eos is None or self.imported and not self.after_end:
             return self.prompt
-        return [self.eos, *self.prompt]
+        return [self.eos]
 
     def encode(self, text, special=False):
         if not special:
@@ -192,7 +194,9 @@ class BPE(Tokenizer):
         """The tokenizer of a tokenizer.json of ours or BLOOM's, None for any other."""
         if parts := vocabulary.read_bpe_file(file, REGEX):
             pairs, special = parts
-            return cls([(from_printable(a), from_printable(b)) for a, b in pairs], says, special)
+            found = cls([(from_printable(a), from_printable(b)) for a, b in pairs], says, special)
+            found.after_end = file.get("post_processor") == vocabulary.AFTER_END
+            return found
 
 
 NO_PREFIX = b"\x1a\x02\x18\x00"       # of protobuf: normalizer_spec { add_dummy_prefix: false }

@@ -67,6 +67,17 @@ def read_json_files(files):
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
+def put_before(name, i):
+    """The post_processor of a tokenizer.json that puts special token `name`, whose id is i, before a text."""
+    one, two = ([{"SpecialToken": {"id": name, "type_id": n}}, {"Sequence": {"id": text, "type_id": n}}]
+                for n, text in enumerate("AB"))
+    return {"type": "TemplateProcessing", "single": one, "pair": [*one, *two],
+            "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]}}}
+
+
+AFTER_END = put_before("</s>", SPECIALS.index("</s>"))      # as convert.py export writes it
+
+
 def bpe_file(pairs, special, regex):
     """tokenizer.json of byte-level BPE. pairs: the merges in printable characters; special: further names."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -91,6 +102,7 @@ def read_bpe_file(file, regex):
 
     def facts(f):
         after = f.get("post_processor") or LEVEL
+        after = LEVEL if after == AFTER_END else after
         named = [(token["content"], token["id"]) for token in f.get("added_tokens") or []]
         return [f.get("normalizer"), f.get("pre_tokenizer"), after["type"], named, f["model"].get("vocab"),
                 {key for key, value in f["model"].items() if value}]

@@ -96,8 +96,8 @@ def card(run, state, n, tokenizer, licence):
         parts += [
             data(run), settings(model=cfg.model, optim=cfg.optim, run=cfg.run), training(run, state),
             tasks(run, state["step"]),
-            "## How a text begins\n\nIn the training rows a text follows the end of another: begin with the "
-            f"ids `{tokenizer.begin}`.\n",
+            f"## How a text begins\n\nWith the ids `{tokenizer.begin}`, which the tokenizer of this folder "
+            "puts before it.\n",
             "## Limits\n\nIt was not evaluated for safety, bias or truth.\n"]
         licence = licence or "None was given, which permits nothing. The program's licence is another."
     if licence:

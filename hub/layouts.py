@@ -44,8 +44,13 @@ SCALING = {"factor": "factor", "low": "low_freq_factor", "high": "high_freq_fact
            "original": "original_max_position_embeddings"}
 SWITCHES = {"bloom": {"position": "alibi", "norm": "layer", "mlp": "gelu", "bias": True, "embed_norm": True},
             "llama": {"position": "rope", "norm": "rms", "mlp": "swiglu", "bias": False, "embed_norm": False}}
-# With another value of these keys it is another model, and its tensors do not show it.
-PLAIN = {"bloom": {"apply_residual_connection_post_layernorm": False}, "llama": {"hidden_act": "silu"}}
+# With another value of these keys it is another model. Null is the default of each, which is this value.
+PLAIN = {
+    "bloom": {"apply_residual_connection_post_layernorm": False, "slow_but_exact": False,
+              "quantization_config": None},
+    "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "sliding_window": None,
+              "partial_rotary_factor": 1, "original_max_position_embeddings": None,
+              "quantization_config": None}}
 
 
 # ---- tensors ----
@@ -90,20 +95,38 @@ def to_theirs(family, ours, p, cfg):
 
 # ---- settings ----
 
-def read_rope(facts):
-    """(base, scaling as ours or None). Version 4 of transformers has rope_theta and rope_scaling, version 5
-    has both in rope_parameters."""
-    rope = dict(facts.get("rope_parameters") or facts.get("rope_scaling") or {})
-    theta = rope.pop("rope_theta", facts.get("rope_theta"))
-    kind = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
-    rope.pop("type", None)
+def read_scaling(rope):
+    """The scaling of a rope_parameters or rope_scaling, as ours, or None."""
+    kind = rope.get("rope_type") or rope.get("type") or "default"
     kinds = {"default": [], "linear": ["factor"], "llama3": list(SCALING)}
     wanted = [SCALING[name] for name in kinds.get(kind, [])]
-    given = {key: x for key, x in rope.items() if key in wanted or x not in (None, 1)}  # 1 changes nothing
+    given = {}
+    for key, x in rope.items():
+        changes = x not in (None, 1) and key not in ("rope_type", "type", "rope_theta")
+        if key in wanted or changes:
+            given[key] = x
     if kind not in kinds or set(given) != set(wanted):
         raise ValueError(f"RoPE of kind {kind!r} with {given!r:.200} is not supported; default, linear and "
                          "llama3 are")
-    return theta, {name: float(given[SCALING[name]]) for name in kinds[kind]} or None
+    scaling = {name: float(given[SCALING[name]]) for name in kinds[kind]}
+    if scaling and not scaling["factor"] > 0 or scaling.get("low", 0) >= scaling.get("high", 1):
+        raise ValueError(f"RoPE scaled by {given!r:.200}: the factor must be above 0, and low_freq_factor "
+                         "below high_freq_factor")
+    return scaling or None
+
+
+def read_rope(facts):
+    """(base, scaling as ours or None). Version 4 of transformers has rope_theta and rope_scaling, version 5
+    has both in rope_parameters, and prefers rope_scaling. If a file has both, they must say the same."""
+    theta = facts.get("rope_theta") or 10_000.0
+    ropes = [dict(facts[key]) for key in ("rope_parameters", "rope_scaling") if facts.get(key)] or [{}]
+    scalings = [read_scaling(rope) for rope in ropes]
+    thetas = {rope.get("rope_theta") or theta for rope in ropes}
+    if facts.get("rope_theta"):
+        thetas.add(theta)
+    if len(thetas) > 1 or scalings[0] != scalings[-1]:
+        raise ValueError("rope_theta, rope_parameters and rope_scaling say different things; keep one")
+    return thetas.pop(), scalings[0]
 
 
 def their_rope(cfg):
@@ -122,16 +145,24 @@ def read_config(folder):
         if family not in SWITCHES:
             raise ValueError(f"model_type {family!r:.40} is not supported; bloom and llama are")
         for key, plain in PLAIN[family].items():
-            if facts.get(key, plain) != plain:
+            if facts.get(key) not in (None, plain):
                 raise ValueError(f"{key}={facts[key]!r:.80} is not supported; it must be {json.dumps(plain)}")
         facts["rope_theta"], facts["rope_scaling"] = read_rope(facts)
-        found = {"init_std": 0.02, "tied": facts.get("tie_word_embeddings", family == "bloom")}
+        found = {"tied": facts.get("tie_word_embeddings", family == "bloom")}
         for name, columns in KEYS.items():
-            keys = [key for key in columns[COLUMN[family]].split() if facts.get(key) is not None]
-            if keys:
-                found[name] = facts[keys[0]]
-        cfg = config.Model(**SWITCHES[family], **found)
+            given = {key: facts[key] for key in columns[COLUMN[family]].split() if facts.get(key) is not None}
+            for value in given.values():
+                if value != found.setdefault(name, value):
+                    raise ValueError(f"{given} say different things; keep one of them")
+            if not given and name in ("layers", "dim", "heads", "vocab", "eps"):
+                raise KeyError(columns[COLUMN[family]])
+        cfg = config.Model(**SWITCHES[family], **{"init_std": 0.02, **found})
     config.check_types(cfg, path)
+    with config.blame(path):
+        config.check_model(cfg)
+        if facts.get("head_dim") not in (None, cfg.dim / cfg.heads):
+            raise ValueError(f"head_dim={facts['head_dim']!r:.80} is not supported; it must be hidden_size / "
+                             f"num_attention_heads, {cfg.dim} / {cfg.heads}")
     return family, cfg
 
 

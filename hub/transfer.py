@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import glob
 import os
+import pathlib
 import shutil
 
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import checkpoint
 import config
 import tokenizer as tokenizers
-from hub import layouts
+from hub import layouts, vocabulary
 from hub.card import card
 from model import Transformer, count
 
@@ -76,7 +77,10 @@ def end_ids(folder, tokenizer):
     for path in (f"{folder}/generation_config.json", f"{folder}/config.json"):
         ids = config.read_json(path).get("eos_token_id") if os.path.exists(path) else None
         if ids is not None:
-            return ids if isinstance(ids, list) else [ids]
+            ids = ids if isinstance(ids, list) else [ids]
+            if not all(type(i) is int for i in ids):
+                raise ValueError(f"{path}: eos_token_id={ids!r:.80} must be whole numbers")
+            return ids
     return sorted(tokenizer.ends)
 
 
@@ -175,7 +179,8 @@ def export_run(path, out, step=None, licence=None):
         return dict(zip(layouts.names(family, ours), layouts.to_theirs(family, ours, parameters[ours], cfg)))
 
     ends = sorted(tokenizer.ends)
-    ids = {"bos_token_id": tokenizer.bos, "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+    bos = (tokenizer.begin or [tokenizer.bos])[0]
+    ids = {"bos_token_id": bos, "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
            "pad_token_id": tokenizer.pad}
     unnamed = list(range(tokenizer.vocab, cfg.vocab))           # rows of the embedding without an entry
     drawing = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0}        # sample.py's
@@ -187,7 +192,8 @@ def export_run(path, out, step=None, licence=None):
             config.write_json(f"{new}/model.safetensors.index.json", index)
         config.write_json(f"{new}/config.json", layouts.their_config(family, cfg, dtype) | ids)
         config.write_json(f"{new}/generation_config.json", generation)
-        tokenizer.save(new)
+        for name, content in vocabulary.files_of(tokenizer).items():
+            pathlib.Path(new, name).write_bytes(content)
         with open(f"{new}/README.md", "w", encoding="utf-8") as f:
             f.write(card(run, state, count(model), tokenizer, licence))
     hint = "" if licence else "; without --licence it permits nothing"

@@ -86,7 +86,7 @@ def test_the_border_between_context_and_choice_is_cut_by_ids(name, prepared):
     pairs = [("Mina had a ", "kite."), ("Mina had a", " kite."), ("", " kite."), ("Mina we", "nt")]
     for imported in (False, True):
         t = tokenizers.load(f"{prepared}/data/{FOLDERS[name]}/tokenizer", imported)
-        first = t.prompt if imported else [t.eos, *t.prompt]
+        first = t.prompt if imported or t.prompt else [t.eos]
         one, two, alone, went = scoring.encode(t, pairs)
         assert one == two and list(one[0]) == [*first, *t.encode("Mina had a")]
         assert t.decode([*t.encode("Mina had a"), *one[1]]) == "Mina had a kite."
@@ -101,8 +101,9 @@ def test_items_begin_as_training_rows_do(name, prepared, words):
     dtype = config.read_json(f"{folder}/manifest.json")["dtype"]
     tokens = np.fromfile(f"{folder}/tokens/en/train.bin", dtype)
     starts = np.fromfile(f"{folder}/tokens/en/train.idx", "<i8")
-    row = tokens[starts[1] - 1:starts[2] - 1].tolist()
-    text = t.decode(row[1 + len(t.prompt):])
+    first = starts[1] - (0 if t.prompt else 1)      # <s>, or the end of the text before
+    row = tokens[first:starts[2] - 1].tolist()
+    text = t.decode(row[1:])
     at = text.index(" ", 20)
     (c, k), = scoring.encode(t, [(text[:at], text[at:])])
     assert [*c, *k] == row

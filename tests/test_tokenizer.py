@@ -205,7 +205,7 @@ def test_ids_have_the_papers_layout(trained):
     bpe, sp = trained["bpe"], trained["sentencepiece"]
     assert [bpe.unk, bpe.bos, bpe.eos, bpe.pad] == [0, 1, 2, 3] and bpe.prompt == [] and bpe.begin == [2]
     assert bpe.entries[4] == b"!" and bpe.entries[17] == b"." and sorted(bpe.entries[4:260]) == every_byte
-    assert [sp.unk, sp.bos, sp.eos, sp.pad] == [0, 1, 2, None] and sp.prompt == [1] and sp.begin == [2, 1]
+    assert [sp.unk, sp.bos, sp.eos, sp.pad] == [0, 1, 2, None] and sp.prompt == sp.begin == [1]
     assert sp.entries[3:259] == every_byte
     assert len(sp.encode("12345")) == 6, "a space, then digit by digit"
 

@@ -178,8 +178,9 @@ def compare_run(name, run, every, folder):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
     model, _ = checkpoint.open_run(run).load()
-    tokenizer = tokenizers.load(f"{run}/tokenizer", imported=True)      # as the exported files say
-    hf, hf_tokenizer = exported(run, f"{folder}/exported-{os.path.basename(run)}")
+    out = f"{folder}/exported-{os.path.basename(run)}"
+    hf, hf_tokenizer = exported(run, out)
+    tokenizer = tokenizers.load(out, imported=True)
     # float64: in float32 the harness's sums over a long text are rounded by 1e-4
     lm = HFLM(pretrained=hf, tokenizer=hf_tokenizer, max_length=CONTEXT, batch_size=5,
               softmax_dtype="float64")
