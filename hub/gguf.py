@@ -9,7 +9,7 @@ import os
 import torch
 
 import checkpoint
-from hub import layouts, vocabulary
+from hub import layouts, tokenizer_files
 from model import llama3_scaling, mlp_width
 from tokenizer import BPE
 from vocabulary import printable
@@ -80,9 +80,10 @@ def write_vocabulary(w, tokenizer, types):
         w.add_token_list([special.get(i, printable(entry)) for i, entry in enumerate(tokenizer.entries)])
         w.add_token_types([types.CONTROL if i in special else types.NORMAL for i in range(tokenizer.vocab)])
         w.add_token_merges([f"{printable(a)} {printable(b)}" for a, b in tokenizer.merges])
-    elif vocabulary.is_plain(tokenizer):
+    elif tokenizer_files.is_plain(tokenizer):
         sp, ids = tokenizer.sp, range(tokenizer.vocab)
-        kinds = dict.fromkeys(ids, types.BYTE) | dict.fromkeys(vocabulary.normal_ids(tokenizer), types.NORMAL)
+        normal = tokenizer_files.normal_ids(tokenizer)
+        kinds = dict.fromkeys(ids, types.BYTE) | dict.fromkeys(normal, types.NORMAL)
         kinds |= dict.fromkeys(special, types.CONTROL) | {sp.unk_id(): types.UNKNOWN}
         w.add_tokenizer_model("llama")
         w.add_tokenizer_pre("default")
@@ -92,7 +93,7 @@ def write_vocabulary(w, tokenizer, types):
     else:
         raise ValueError("its tokenizer cannot be written: llama.cpp knows the ways to cut a text by name, "
                          "and this program those of BLOOM and LLaMA (SentencePiece BPE with byte fallback)")
-    first = vocabulary.first_id(tokenizer)
+    first = tokenizer_files.first_id(tokenizer)
     if len(tokenizer.ends) > 1:
         raise ValueError(f"the ids {sorted(tokenizer.ends)} end its texts; only one id can be written")
     ids = {"unk": tokenizer.unk, "pad": tokenizer.pad, "eos": next(iter(tokenizer.ends), None),

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import checkpoint
 import config
 import tokenizer as tokenizers
-from hub import layouts, vocabulary
+from hub import layouts, tokenizer_files
 from hub.card import card
 from model import Transformer, count
 
@@ -192,7 +192,7 @@ def export_run(path, out, step=None, licence=None):
             config.write_json(f"{new}/model.safetensors.index.json", index)
         config.write_json(f"{new}/config.json", layouts.their_config(family, cfg, dtype) | ids)
         config.write_json(f"{new}/generation_config.json", generation)
-        for name, content in vocabulary.files_of(tokenizer).items():
+        for name, content in tokenizer_files.files_of(tokenizer).items():
             pathlib.Path(new, name).write_bytes(content)
         with open(f"{new}/README.md", "w", encoding="utf-8") as f:
             f.write(card(run, state, count(model), tokenizer, licence))

@@ -13,7 +13,7 @@ import checkpoint
 import convert
 import tokenizer as tokenizers
 from generate import Draw, generate, prompt_ids
-from hub import gguf, transfer, vocabulary
+from hub import gguf, tokenizer_files, transfer
 
 transformers = pytest.importorskip("transformers")
 BOTH = pytest.mark.parametrize("name", ["bloom", "llama"])
@@ -92,7 +92,7 @@ def test_a_run_with_another_models_tokenizer_begins_as_it_was_trained(trained):
 
 
 def test_merges_of_pieces_are_all_pairs_in_the_order_of_the_pieces():
-    merges = vocabulary.merges_of(["ab", "aba", "abab", "a", "b"])
+    merges = tokenizer_files.merges_of(["ab", "aba", "abab", "a", "b"])
     assert merges == [("a", "b"), ("ab", "a"), ("ab", "ab"), ("aba", "b")]
 
 
