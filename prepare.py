@@ -30,22 +30,12 @@ from collections import Counter
 
 import config
 import tokenizer as tokenizers
-from corpus import card, clean, fetch, jobs, recipe, sources, stages, takedown, tokens
+from corpus import across, card, clean, fetch, jobs, recipe, sources, stages, takedown, tokens
 
-PART = 32_000_000               # bytes of input files that make a job
 LEAST = 1024                    # bytes that give the smallest vocabulary
 
 
 # ---- from files to data/NAME ----
-
-def program(corpus):
-    """A hash of the program and its rules: who edits them gets new results, not leftovers of old ones."""
-    here, files = os.path.dirname(os.path.abspath(__file__)), []
-    for pattern in ("prepare.py", "tokenizer.py", "vocabulary.py", "corpus/*.py", "samples/**/*.txt",
-                    f"{os.path.abspath(corpus.rules or clean.RULES_FOLDER)}/**/*.*"):
-        files += sorted(glob.glob(os.path.join(here, pattern), recursive=True))
-    return jobs.hash_of([config.sha256(file) for file in files])
-
 
 def in_parts(found, most):
     """Files, as sources.found() gives them, in lists of `most` bytes or a bit more."""
@@ -59,46 +49,62 @@ def in_parts(found, most):
     return parts
 
 
-def build(corpus, found, out, removed, workers, most):
+def build(corpus, found, out, removed, workers, cluster):
     """All stages, in OUT/work. Then what they made is put together in OUT. found: {source: its files}."""
-    plan = stages.Plan(corpus, f"{out}/work", removed, workers)
     files = [file for file, _, _ in itertools.chain(*found.values())]
     stamps = jobs.stamps([*files, *(corpus.models or {}).values()])
     settings = {**config.plain(corpus), "tokenizer": None, "val_share": None, "sizes": None}
-    plan.key = jobs.hash_of(program(corpus), sorted(removed), settings, stamps, most)
-    parts = {name: in_parts(listed, most) for name, listed in found.items()}
+    rules = corpus.rules or clean.RULES_FOLDER
+    same = [rules, jobs.program(rules)]
+    key = jobs.hash_of(same[1], sorted(removed), settings, stamps)
+    keep_only(f"{out}/work", [key])
+    plan = stages.Plan(corpus, f"{out}/work/{key}", removed, workers, cluster, same, key)
+    parts = {name: in_parts(listed, corpus.part) for name, listed in found.items()}
     made, report = {}, {}
     made["read"] = plan.run_parts("read", "reading files", stages.read_part, parts)
-    plan.run_whole("repeats", "looking for copies", stages.repeats, made["read"])
+    across.repeats(plan)
     made["clean"] = plan.run_parts("clean", "cleaning", stages.clean_part, made["read"])
-    plan.run_whole("near", "looking for near duplicates", stages.near, made["clean"])
+    across.near(plan)
     made["write"] = plan.run_parts("write", "writing documents", stages.write_part, made["clean"])
     for name in found:
         report[name] = {stage: stages.added(bases[name]) for stage, bases in made.items()}
-    stages.write_dropped(out, itertools.chain(*(bases[name] for bases in made.values() for name in found)))
+    stages.write_dropped(out, made)
     check_enough(plan, report, stages.first_dropped(out))
+    return tokenize(out, plan, made["write"], found, report)
 
-    # another tokenizer needs no other text
+
+def keep_only(work, keys):
+    """Each key has a folder of its own, so that a job of an earlier command that still runs somewhere cannot
+    write into this one's. Here go the folders of other settings, files or rules."""
+    for folder in set(glob.glob(f"{work}/*")) - {f"{work}/{key}" for key in keys}:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def tokenize(out, plan, written, found, report):
+    """The tokenizer and the tokens. Another tokenizer needs no other text, so these jobs have another key."""
+    corpus, work = plan.corpus, os.path.dirname(plan.folder)
     t = corpus.tokenizer
-    stamps = jobs.stamps([t.path] if t.path else [])
-    plan.key = jobs.hash_of(plan.key, config.plain(t), corpus.val_share, stamps)
-    written = {}
-    for name, bases in made["write"].items():
+    key = jobs.hash_of(plan.key, config.plain(t), corpus.val_share, jobs.stamps([t.path] if t.path else []))
+    keep_only(work, [plan.key, key])
+    written = {name: bases for name, bases in written.items() if report[name]["write"]["kept"]}
+    for name in written:
         facts = report[name]["write"]
-        if facts["kept"]:
-            written[name] = bases
-            plan.sizes.update(facts["bytes_by_language"])
-            plan.hold_out(name, facts, corpus.val_share)
-    plan.run_whole("tokenizer", "making the tokenizer", tokens.train_tokenizer, written)
-    tokenized = plan.run_parts("tokenize", "tokenizing", tokens.tokenize_part, written)
-    return assemble(out, plan, found, written, tokenized, report)
+        plan.sizes.update(facts["bytes_by_language"])
+        plan.hold_out(name, facts, corpus.val_share)
+    texts, plan = plan, dataclasses.replace(plan, folder=f"{work}/{key}", key=key)
+    if not t.path:
+        plan.run_parts("sample", "drawing texts for the tokenizer", tokens.sample_part, written)
+    plan.run("making the tokenizer", tokens.train_tokenizer, [[f"{plan.folder}/tokenizer", 0, []]])
+    plan.run_parts("tokenize", "tokenizing", tokens.tokenize_part, written)
+    tokens.join(plan, written)
+    return assemble(out, texts, plan, found, report)
 
 
 def total_bytes(found):
     return sum(size for _, _, size in itertools.chain(*found.values()))
 
 
-def assemble(out, plan, found, written, tokenized, report):
+def assemble(out, texts, plan, found, report):
     """Put together in OUT what the stages made, the manifest last; returns the manifest."""
     corpus, tokenizer = plan.corpus, tokenizers.load(f"{plan.folder}/tokenizer")
     for name in ("corpus", "tokens", "tokenizer"):
@@ -107,13 +113,13 @@ def assemble(out, plan, found, written, tokenized, report):
     manifest = {"name": corpus.name, "dtype": tokens.token_dtype(tokenizer), "vocab": tokenizer.vocab,
                 "tokenizer": {"kind": tokenizer.kind, "fingerprint": tokenizers.fingerprint(tokenizer)},
                 "sources": {}, "removed": sorted(plan.removed), "settings": config.plain(corpus),
-                "input_bytes": total_bytes(found), "program": program(corpus)}
-    for name in tokenized:
+                "input_bytes": total_bytes(found), "program": plan.same[1]}
+    for name in plan.limits:
         source = plan.source(name)
         manifest["sources"][name] = {
             "weight": source.weight, "licence": source.licence, "held_out": plan.limits[name],
             "dropped": stages.all_dropped(report[name]),
-            **tokens.put_together(out, name, written[name], tokenized[name])}
+            **tokens.put_together(plan, out, name, texts.bases("write", [name]))}
     config.write_json(f"{out}/report.json", report)
     card.write_card(out, manifest, report)
     config.write_json(f"{out}/manifest.json", manifest)
@@ -176,8 +182,8 @@ def alone(name):
         yield
 
 
-def prepare(corpus, workers=None, most=PART):
-    """Build data/NAME unless it is there; returns its manifest. most: bytes of files that make a job."""
+def prepare(corpus, workers=None, cluster=None):
+    """Build data/NAME unless it is there; returns its manifest. cluster: the address of a dask scheduler."""
     recipe.check_corpus(corpus)
     with alone(corpus.name):
         out, names = f"data/{corpus.name}", recipe.remove_list(corpus)
@@ -190,9 +196,9 @@ def prepare(corpus, workers=None, most=PART):
         corpus, found = gather(corpus)
         partial = f"{out}.partial"
         os.makedirs(partial, exist_ok=True)
-        manifest = build(corpus, found, partial, names, workers, most)
+        manifest = build(corpus, found, partial, names, workers, cluster)
         os.rename(partial, out)
-        shutil.rmtree(f"{out}/work")
+        shutil.rmtree(f"{out}/work", ignore_errors=True)
         print_table(manifest)
         print(f"wrote {out}; read {out}/DATA_CARD.md")
         return manifest
@@ -210,12 +216,12 @@ def prepared_before(corpus, out, names, workers):
     corpus, found = gather(corpus)
     before = recipe.with_newer_settings(manifest["settings"])
     changed = [key for key, _, _ in config.differences(before, config.plain(corpus))
-               if key not in ("remove", "accept", "sizes")]
+               if key not in ("remove", "accept", "part", "sizes")]
     if changed or manifest["input_bytes"] != total_bytes(found):
         raise ValueError(f"{out} was prepared from other {', '.join(changed) or 'files'}; use another name, "
                          "or delete it to do so again")
     print(f"{out} is complete")
-    if manifest["program"] != program(corpus):
+    if manifest["program"] != jobs.program(corpus.rules or clean.RULES_FOLDER):
         print("it was made by another version of the program or rules: delete it to prepare it again")
     return manifest
 
@@ -262,6 +268,8 @@ def main():
                     help="instead: files, folders or globs, each a source (formats: docs/corpus.md)")
     ap.add_argument("--remove", metavar="FILE", help="take these out: a line is SOURCE or SOURCE/ID")
     ap.add_argument("--workers", type=config.number(1, 1024), help="processes (default: one per core)")
+    ap.add_argument("--cluster", metavar="tcp://HOST:8786",
+                    help="instead: the dask scheduler whose workers do the work (see docs/corpus.md)")
     ap.add_argument("--name", help="data/NAME")
     ap.add_argument("--kind", choices=tokenizers.KINDS, help="tokenizer to train (default: bpe)")
     ap.add_argument("--vocab", type=config.number(300, 1e7), help="its entries (default: 4096)")
@@ -279,7 +287,7 @@ def main():
     given = vars(args)
     for word in unknown:                            # --field=value is a setting too
         config.split_override(word)
-    prepare(corpus_of(given, given.get("settings", []) + unknown), given.get("workers"))
+    prepare(corpus_of(given, given.get("settings", []) + unknown), given.get("workers"), given.get("cluster"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from corpus.text import codes, mixed, ngrams, specials
 HASHES = 128  # entries of a signature
 SHINGLE = 8  # letters. ROOTS took 6 characters, or 6 words in English
 ROUNDS = 16  # firsts of a bucket that the rest is compared with
-MEMORY = 400_000_000  # bytes for the hashes of one pass of repeated()
+FETCHED = 200_000  # pairs whose signatures are in memory at once, 512 bytes each
 SAMPLED = 64  # one in so many shingles of a book is looked at
 INSIDE = 0.9  # share of a book found in a longer one (LLaMA, section 2.1)
 FEWEST = 16  # sampled shingles, of about a thousand letters: fewer say nothing
@@ -89,31 +89,63 @@ def agree(signatures, left, right, alike):
 
 def near(signatures, alike):
     """(n,) bool: True for near duplicates of an earlier document, by chains too (connected components).
-    signatures: (n, HASHES) uint16."""
+    signatures: (n, HASHES) uint16. corpus/across.py does the same by parts and buckets."""
     n = len(signatures)
-    b, r = bands(alike)
-    parent = np.arange(n)  # an earlier document that is alike, or itself
+    pairs = [np.zeros((0, 2), np.int64)]
+    for band in range(bands(alike)[0]):
+        pairs.append(pairs_in(band_values(signatures, band, alike), np.arange(n), signatures, alike))
+    found = np.zeros(n, bool)
+    found[forest(np.concatenate(pairs))[:, 1]] = True
+    return found
 
-    def root(i):
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
 
-    for band in range(b):
-        values = np.zeros(n, np.uint64)
-        for column in range(band * r, band * r + r):
-            values = mixed(values + signatures[:, column])
-        order = np.argsort(values, kind="stable")  # a bucket is a run of equal values in this order
-        for _ in range(ROUNDS):  # compare with the first of the bucket; what is unlike goes on without it
-            starts = runs(values[order])
-            first = np.repeat(order[starts], np.diff(np.r_[starts, len(order)]))
-            left, right = first[first != order], order[first != order]
-            match = agree(signatures, left, right, alike)
-            for i, j in zip(left[match].tolist(), right[match].tolist()):
-                i, j = sorted((root(i), root(j)))
-                parent[j] = i
-            order = right[~match]
-    return parent != np.arange(n)
+def band_values(signatures, band, alike):
+    """(n,) uint64: two documents meet in a band if these are equal."""
+    _, r = bands(alike)
+    values = np.zeros(len(signatures), np.uint64)
+    for column in range(band * r, band * r + r):
+        values = mixed(values + signatures[:, column])
+    return values
+
+
+def pairs_in(values, places, signatures, alike):
+    """(n, 2) int64, the places of two documents that meet in a band, since their values are equal, and are
+    alike; the earlier one first. signatures: what gives rows for places in ascending order."""
+    order = np.argsort(values, kind="stable")  # a bucket is a run of equal values in this order
+    found = [np.zeros((0, 2), np.int64)]
+    for _ in range(ROUNDS):  # compare with the first of the bucket; what is unlike goes on without it
+        starts = runs(values[order])
+        first = np.repeat(order[starts], np.diff(np.r_[starts, len(order)]))
+        left, right = first[first != order], order[first != order]
+        match = agree_there(signatures, places[left], places[right], alike)
+        found.append(np.stack([places[left[match]], places[right[match]]], 1))
+        order = right[~match]
+    return np.concatenate(found)
+
+
+def agree_there(signatures, left, right, alike):
+    """As agree(). Signatures may be on disk: they are fetched for FETCHED pairs at once, in their order."""
+    match = np.empty(len(left), bool)
+    for at in range(0, len(left), FETCHED):
+        here = slice(at, at + FETCHED)
+        rows, index = np.unique(np.r_[left[here], right[here]], return_inverse=True)
+        match[here] = agree(signatures[rows], *np.split(index, 2), alike)
+    return match
+
+
+def forest(pairs):
+    """Connected components: (m, 2), for each place but the first of its component that first one and itself,
+    sorted by the latter. forest([[2, 5], [5, 7], [1, 9]]) -> [[2, 5], [2, 7], [1, 9]]"""
+    places, ends = np.unique(pairs, return_inverse=True)
+    left, right = ends.reshape(-1, 2).T
+    label = np.arange(len(places))  # of each place: the lowest one it is known to be connected with
+    while (label[left] != label[right]).any():
+        low, high = np.sort([label[left], label[right]], axis=0)
+        np.minimum.at(label, high, low)
+        while (label[label] != label).any():
+            label = label[label]
+    later = np.flatnonzero(label != np.arange(len(places)))
+    return np.stack([places[label[later]], places[later]], 1)
 
 
 # ---- exact copies ----
@@ -149,29 +181,42 @@ def runs(ordered):
     return np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]][:len(ordered)])
 
 
-def repeated(arrays, least=2, first_stays=True, alive=None, memory=MEMORY):
-    """For each array of hashes (uint64) a bool array: True where the value occurs `least` times or more in
-    all of them together, but not at its first place if `first_stays`. The value 0 does not count, nor what
-    `alive`, bool arrays, leaves out. Each pass sorts the values of one remainder, in `memory` bytes."""
-    passes = math.ceil(40 * sum(map(len, arrays)) / memory)
-    answers = [np.zeros(len(a), bool) for a in arrays]
-    for p in range(passes):
-        places = []
-        for a, live in zip(arrays, alive or itertools.repeat(True)):
-            places.append(np.flatnonzero((a % passes == p) & (a != 0) & live))
-        values = np.concatenate([a[at] for a, at in zip(arrays, places)])
-        order = np.argsort(values, kind="stable")
-        starts = runs(values[order])
-        counts = np.diff(np.r_[starts, len(values)])
-        many = np.repeat(counts >= least, counts)
-        if first_stays:
-            many[starts] = False
-        answer = np.empty(len(values), bool)
-        answer[order] = many
-        for a, at in zip(answers, places):
-            a[at] = answer[:len(at)]
-            answer = answer[len(at):]
-    return answers
+STAYS, GOES, ALL_BUT_FIRST_GO = range(3)  # verdicts on a value
+
+
+def distinct(values, alive):
+    """(values, counts, order) of an array of hashes (uint64): its values, sorted, how often each occurs, and
+    the places of them all, one value after the other. 0 does not count, nor what `alive` leaves out.
+    distinct([7, 5, 0, 7], True) -> [5, 7], [1, 2], [1, 0, 3]"""
+    order = np.flatnonzero((values != 0) & alive)
+    order = order[np.argsort(values[order], kind="stable")]
+    ordered = values[order]
+    starts = runs(ordered)
+    return ordered[starts], np.diff(np.r_[starts, len(ordered)]), order
+
+
+def repeated(values, counts, least=2, first_stays=True):
+    """For each value of several arrays, joined, as distinct() gives them, the verdict on its places: they go
+    if there are `least` or more in all arrays together, but if `first_stays`, not the first of all."""
+    order = np.argsort(values, kind="stable")
+    starts = runs(values[order])
+    many = np.add.reduceat(counts[order], starts) >= least if len(starts) else np.zeros(0, bool)
+    found = np.repeat(np.where(many, GOES, STAYS).astype(np.uint8), np.diff(np.r_[starts, len(values)]))
+    if first_stays:
+        found[starts[many]] = ALL_BUT_FIRST_GO
+    verdicts = np.empty(len(values), np.uint8)
+    verdicts[order] = found
+    return verdicts
+
+
+def gathered(n, counts, order, verdicts):
+    """(n,) the verdicts on values, as verdicts on the places of an array of which distinct() was made."""
+    each = np.repeat(verdicts, counts)
+    first = np.cumsum(counts) - counts
+    each[first[verdicts == ALL_BUT_FIRST_GO]] = STAYS
+    found = np.zeros(n, np.uint8)
+    found[order] = each
+    return found
 
 
 # ---- books inside books ----

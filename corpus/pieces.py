@@ -13,6 +13,7 @@ import re
 import sentencepiece
 
 import tokenizer as tokenizers
+from corpus import jobs
 from corpus.bpe import LEAST, TooManyEntries, train_bpe
 from vocabulary import SPECIALS
 
@@ -64,7 +65,8 @@ def counted(texts, workers):
         yield from map(pieces_of, batches(texts))
         return
     waiting = collections.deque()
-    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, spawn, jobs.end_with_parent) as pool:
         for batch in batches(texts):
             waiting.append(pool.submit(pieces_of, batch))
             if len(waiting) > workers:

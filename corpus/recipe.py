@@ -10,7 +10,7 @@ from typing import Literal
 
 import config
 import tokenizer as tokenizers
-from corpus import clean, dedup, pieces, stages, streams
+from corpus import clean, dedup, pieces, streams
 
 
 @dataclass
@@ -62,6 +62,7 @@ class Corpus:
     rules: str | None = None            # folder of thresholds and word lists instead of corpus/rules
     models: dict[str, str] | None = None        # files of models: {'quality': 'quality.npz'}
     sizes: dict[str, float] | None = None       # {source: bytes of its text}, for plan.py corpus alone
+    part: int = 32_000_000              # bytes of input files that make a job; a cluster wants 256_000_000
 
 
 MODELS = ("language", "perplexity", "quality")
@@ -84,6 +85,22 @@ def with_newer_settings(settings):
     return settings | {"sources": [config.plain(Source("")) | source for source in settings["sources"]]}
 
 
+def rules_by_kind(source):
+    """The rules of a source: (keys that documents must not share, line rule or None, rules for one text)."""
+    names = clean.rules(source.clean)
+    keys, lines, rest = ([n for n in names if n in kind] for kind in (clean.KEYS, clean.LINES, clean.RULES))
+    if names != keys + lines + rest or len(lines) > 1:
+        raise ValueError(f"source {source.name}: in clean, {', '.join(clean.KEYS)} come first, then at most "
+                         f"one of {', '.join(clean.LINES)}, then the other rules")
+    return keys, lines[0] if lines else None, rest
+
+
+def corpus_from(plain):
+    """The Corpus that config.plain() has made into plain values."""
+    sources = [Source(**source) for source in plain["sources"]]
+    return Corpus(**{**plain, "sources": sources, "tokenizer": Tokenizer(**plain["tokenizer"])})
+
+
 def check_corpus(corpus):
     """Stop a corpus that cannot be prepared, or may not be."""
     config.check_types(corpus, corpus.name)
@@ -91,6 +108,10 @@ def check_corpus(corpus):
     for s in corpus.sources:
         config.check_types(s, f"source {s.name}")
     check_names(corpus)
+    if not corpus.sources:
+        raise ValueError(f"{corpus.name} has no sources")
+    if corpus.part < 1:
+        raise ValueError(f"part={corpus.part}: it must be above 0")
     if not 0 < corpus.val_share < 1:
         raise ValueError(f"val_share={corpus.val_share}: it must be between 0 and 1")
     check_tokenizer(corpus.tokenizer)
@@ -99,7 +120,7 @@ def check_corpus(corpus):
         clean.table(corpus.rules)
     rules, accepted = [], names_in(corpus.accept)
     for s in selected(corpus).sources:
-        stages.rules_by_kind(s)
+        rules_by_kind(s)
         rules += clean.rules(s.clean)
         if s.encoding:
             with config.blame(f"source {s.name}"):

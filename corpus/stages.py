@@ -2,10 +2,12 @@
 
     read_part -> repeats -> clean_part -> near -> write_part
 
-Each works on one part of a source, or on the hashes that all parts left. It reads what the one before wrote,
-and writes to its `part` (jobs.Part). The facts of a part are numbers that add up: in = kept + dropped.
+Each works on one part of a source, but for repeats and near, which are in corpus/across.py. It reads what the
+one before wrote, and writes to its `part` (jobs.Part). The facts of a part are numbers that add up:
+in = kept + dropped.
 """
 import glob
+import importlib
 import itertools
 import json
 import os
@@ -15,12 +17,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from corpus import clean, dedup, jobs, models, sources
+import config
+from corpus import across, clean, dedup, jobs, models, recipe, sources
 from corpus.text import place
 
 SHOWN = 1000            # dropped documents written out per source and reason, and characters of each
-# What repeats() and near() write for a document is an index of this list
-REASONS = [None, "removed", "duplicate", "near_duplicate", *clean.KEYS]
 
 
 @dataclass
@@ -30,9 +31,13 @@ class Plan:
     folder: str                                     # the folder of a job is FOLDER/STAGE/SOURCE-NUMBER
     removed: set                                    # names SOURCE or SOURCE/ID
     workers: int | None = None
+    cluster: str | None = None                      # see jobs.run_jobs()
+    same: list | None = None
     key: str = ""                                   # of the jobs
+    parts: dict = field(default_factory=dict)       # {source: how many parts it has}
     sizes: Counter = field(default_factory=Counter)     # {language: bytes that are left}
     limits: dict = field(default_factory=dict)      # {source: the highest place() that is held out}
+    said: str = ""
 
     def source(self, name):
         return next(s for s in self.corpus.sources if s.name == name)
@@ -47,23 +52,51 @@ class Plan:
     def held_out(self, name, document):
         return place(name, document["id"]) <= self.limits[name]
 
+    def base(self, stage, name, number):
+        return f"{self.folder}/{stage}/{name}-{number:05}"
+
+    def each(self, stage, names):
+        """(name, number, BASE) of each part of the sources `names`."""
+        for name in names:
+            for number in range(self.parts[name]):
+                yield name, number, self.base(stage, name, number)
+
+    def bases(self, stage, names):
+        return [base for _, _, base in self.each(stage, names)]
+
+    def run(self, doing, function, todo):
+        """Do jobs: function(part, plan, *arguments) for each [BASE, bytes, arguments]."""
+        os.makedirs(self.folder, exist_ok=True)
+        facts = {**vars(self), "removed": sorted(self.removed)}
+        facts["corpus"] = self.corpus and config.plain(self.corpus)
+        config.write_json(f"{self.folder}/plan.json", facts)
+        where = f"{function.__module__}.{function.__name__}"
+        todo = [jobs.Job(base, self.key, size, "corpus.stages.perform", [self.folder, where, arguments])
+                for base, size, arguments in todo]
+        jobs.run_jobs(doing, todo, self.workers, self.cluster, self.same, quiet=doing == self.said)
+        self.said = doing
+
     def run_parts(self, stage, doing, function, parts):
         """A job for each part: function(part, plan, name, number, what it reads). parts: {name of a source:
         [BASE of an earlier stage, or files as sources.found() gives them]}. Returns {name: [BASE]}."""
-        made, todo = {name: [] for name in parts}, []
+        todo = []
+        self.parts |= {name: len(inputs) for name, inputs in parts.items()}
         for name, inputs in parts.items():
             for number, reads in enumerate(inputs):
-                base = f"{self.folder}/{stage}/{name}-{number:05}"
                 earlier = isinstance(reads, str)
                 size = jobs.facts(reads)["bytes"] if earlier else sum(size for _, _, size in reads)
-                made[name].append(base)
-                todo.append(jobs.Job(base, self.key, size, (self, name, number, reads)))
-        jobs.run_jobs(doing, function, todo, self.workers)
-        return made
+                todo.append([self.base(stage, name, number), size, [name, number, reads]])
+        self.run(doing, function, todo)
+        return {name: self.bases(stage, [name]) for name in parts}
 
-    def run_whole(self, stage, doing, function, parts):
-        """One job for all: function(part, plan, parts)."""
-        jobs.run_jobs(doing, function, [jobs.Job(f"{self.folder}/{stage}", self.key, 0, (self, parts))], 0)
+
+def perform(part, folder, where, arguments):
+    """One job. where: its function, as in corpus.stages.read_part; folder: the plan's."""
+    facts = config.read_json(f"{folder}/plan.json")
+    facts |= {"removed": {*facts["removed"]}, "sizes": Counter(facts["sizes"])}
+    facts["corpus"] = facts["corpus"] and recipe.corpus_from(facts["corpus"])
+    module, function = where.rsplit(".", 1)
+    getattr(importlib.import_module(module), function)(part, Plan(**facts), *arguments)
 
 
 # ---- documents ----
@@ -120,22 +153,12 @@ def drop(part, document):
         part.add_line("dropped.jsonl", shown | {"dropped": reason})
 
 
-def rules_by_kind(source):
-    """The rules of a source: (keys that documents must not share, line rule or None, rules for one text)."""
-    names = clean.rules(source.clean)
-    keys, lines, rest = ([n for n in names if n in kind] for kind in (clean.KEYS, clean.LINES, clean.RULES))
-    if names != keys + lines + rest or len(lines) > 1:
-        raise ValueError(f"source {source.name}: in clean, {', '.join(clean.KEYS)} come first, then at most "
-                         f"one of {', '.join(clean.LINES)}, then the other rules")
-    return keys, lines[0] if lines else None, rest
-
-
 # ---- read ----
 
 def read_part(part, plan, name, number, files):
     """Files to documents, and hashes to find copies."""
     source = plan.source(name)
-    keys, line_rule, _ = rules_by_kind(source)
+    keys, line_rule, _ = recipe.rules_by_kind(source)
     begin_facts(part, lost_templates=Counter())
     for document in sources.read_documents(source, files, part.tick):
         part.facts["lost_templates"].update(document.pop("lost", {}))
@@ -160,109 +183,26 @@ def read_part(part, plan, name, number, files):
         pass_on(part, document)
 
 
-# ---- repeats and near: copies among the parts ----
-
-def answers_for(parts):
-    """{BASE: for each document an index of REASONS}, with no reason yet."""
-    bases = itertools.chain.from_iterable(parts.values())
-    return {base: np.zeros(jobs.facts(base)["kept"], np.uint8) for base in bases}
-
-
-def joined(bases, name, dtype):
-    return np.concatenate([jobs.numbers(base, name, dtype) for base in bases])
-
-
-def per_part(array, sizes):
-    """An array over all documents, cut into one of each size. per_part([1, 2, 3], [2, 1]) -> [1, 2], [3]"""
-    return np.split(array, np.cumsum(sizes))[:-1]
-
-
-def mark(answers, bases, found, reason):
-    """Drop what has no reason yet and is True in `found`, an array over all documents of `bases`."""
-    for base, dropped in zip(bases, per_part(found, [len(answers[base]) for base in bases])):
-        answers[base][dropped & (answers[base] == 0)] = REASONS.index(reason)
-
-
-def mark_copies(answers, bases, reason):
-    """Drop documents whose hash in the file named `reason` an earlier one has that is not dropped."""
-    hashes = [jobs.numbers(base, reason, "<u8") for base in bases]
-    copies = dedup.repeated(hashes, alive=[answers[base] == 0 for base in bases])
-    mark(answers, bases, np.concatenate(copies), reason)
-
-
-def put(part, base, name, array):
-    """Write what belongs to the part BASE, as SOURCE-NUMBER.NAME. It is closed: there may be thousands."""
-    name = f"{os.path.basename(base)}.{name}"
-    part.add_numbers(name, array, array.dtype)
-    part.file(name).close()
-
-
-def put_there(plan, stage, base, name, dtype):
-    return jobs.numbers(f"{plan.folder}/{stage}", f"{os.path.basename(base)}.{name}", dtype)
-
-
-def repeats(part, plan, parts):
-    """For each part .drop, its answers; if there is a line rule .cut, whether each line goes. A copy of a
-    document that was asked to be removed is removed too. parts: {source: [BASE of read_part]}"""
-    answers = answers_for(parts)
-    gone = np.isin(joined(answers, "duplicate", "<u8"), joined(answers, "removed", "<u8"))
-    mark(answers, answers, gone, "removed")
-    mark_copies(answers, answers, "duplicate")              # among all sources
-    for name, bases in parts.items():
-        keys, line_rule, _ = rules_by_kind(plan.source(name))
-        for rule in keys:
-            mark_copies(answers, bases, rule)
-        if line_rule:
-            _, least, first_stays, _ = clean.LINES[line_rule]
-            lines = [jobs.numbers(base, "lines", "<u8") for base in bases]
-            alive = [np.repeat(answers[base] == 0, jobs.numbers(base, "counts", "<i8")) for base in bases]
-            for base, cut in zip(bases, dedup.repeated(lines, least, first_stays, alive)):
-                put(part, base, "cut", cut)
-    for base, answer in answers.items():
-        put(part, base, "drop", answer)
-
-
-def near(part, plan, parts):
-    """For each part .drop. Rules may have made copies too. parts: {source: [BASE of clean_part]}"""
-    answers = answers_for(parts)
-    mark_copies(answers, answers, "duplicate")
-    alike = []                          # parts compared by MinHash, among all sources that say so
-    for name, bases in parts.items():
-        if plan.source(name).near == "minhash":
-            alike += bases
-        elif plan.source(name).near == "overlap":
-            books = per_part(joined(bases, "shingles", "<u8"), joined(bases, "sizes", "<i8"))
-            mark(answers, bases, dedup.overlapping(books), "near_duplicate")
-    if any(len(answers[base]) for base in alike):
-        file = part.file("signatures")  # of all parts: they need not fit in memory
-        for base in alike:
-            file.write(jobs.numbers(base, "signatures", np.uint8).tobytes())
-        file.flush()
-        signatures = np.memmap(file.name, "<u2", "r").reshape(-1, dedup.HASHES)
-        mark(answers, alike, dedup.near(signatures, plan.corpus.alike), "near_duplicate")
-    for base, answer in answers.items():
-        put(part, base, "drop", answer)
-
-
 # ---- clean and write ----
 
-def judged(part, plan, base, stage):
-    """The documents of a part; those that `stage` found a reason against have it as "dropped"."""
-    answers = put_there(plan, stage, base, "drop", np.uint8)
-    for (document, _), answer in zip(documents(f"{base}/kept.jsonl"), answers, strict=True):
+def judged(part, base, answers):
+    """The documents of a part; those that across.py found a reason against have it as "dropped"."""
+    drop = jobs.numbers(answers, "drop", np.uint8)
+    for (document, _), answer in zip(documents(f"{base}/kept.jsonl"), drop, strict=True):
         part.tick(len(document["text"].encode()))
         if answer:
-            document["dropped"] = REASONS[answer]
+            document["dropped"] = across.REASONS[answer]
         yield document
 
 
 def clean_part(part, plan, name, number, read):
     """Leave out what repeats, then apply the rules of the source, document by document."""
     source, given = plan.source(name), plan.corpus.models or {}
-    _, line_rule, rules = rules_by_kind(source)
-    cuts = put_there(plan, "repeats", read, "cut", bool)
+    _, line_rule, rules = recipe.rules_by_kind(source)
+    repeats = plan.base("repeats", name, number)
+    cuts = jobs.numbers(repeats, "cut", bool)
     begin_facts(part, changed=Counter())
-    for document in judged(part, plan, read, "repeats"):
+    for document in judged(part, read, repeats):
         text, changed = document["text"], []
         if line_rule:
             lines = text.split("\n")
@@ -301,7 +241,7 @@ def add_signature(part, text, kind):
 
 def write_part(part, plan, name, number, cleaned):
     begin_facts(part)
-    for document in judged(part, plan, cleaned, "near"):
+    for document in judged(part, cleaned, plan.base("near", name, number)):
         pass_on(part, document)
 
 
@@ -326,17 +266,21 @@ def all_dropped(stages):
     return sum((Counter(facts["dropped"]) for facts in stages.values()), Counter())
 
 
-def write_dropped(out, bases):
-    """OUT/dropped/REASON.jsonl: the first SHOWN of each source and reason, in order."""
+def write_dropped(out, made):
+    """OUT/dropped/REASON.jsonl: the first SHOWN of each source and reason, in order. made: {stage: {source:
+    [BASE]}}"""
     shutil.rmtree(f"{out}/dropped", ignore_errors=True)
     os.makedirs(f"{out}/dropped")
     shown = Counter()
-    for document, _ in documents(*(f"{base}/dropped.jsonl" for base in bases)):
-        reason = document["dropped"]
-        shown[document["source"], reason] += 1
-        if shown[document["source"], reason] <= SHOWN:
-            with open(f"{out}/dropped/{reason}.jsonl", "a", encoding="utf-8") as f:
-                f.write(json.dumps(document, ensure_ascii=False) + "\n")
+    for name, base in [(name, base) for stage in made.values() for name in stage for base in stage[name]]:
+        if all(shown[name, reason] >= SHOWN for reason in jobs.facts(base)["dropped"]):
+            continue                    # of thousands of parts the first ones have them all
+        for document, _ in documents(f"{base}/dropped.jsonl"):
+            reason = document["dropped"]
+            shown[name, reason] += 1
+            if shown[name, reason] <= SHOWN:
+                with open(f"{out}/dropped/{reason}.jsonl", "a", encoding="utf-8") as f:
+                    f.write(json.dumps(document, ensure_ascii=False) + "\n")
 
 
 def first_dropped(out):

@@ -33,20 +33,12 @@ def without(part, plan, name, number, files):
         stages.pass_on(part, document)
 
 
-def link(old, new):
-    """A second name for a file; a copy where the file system has no such thing."""
-    try:
-        os.link(old, new)
-    except OSError:
-        shutil.copyfile(old, new)
-
-
 def write_again(plan, out, new, name, manifest, report):
     """Write text and tokens of source `name` to folder NEW without what is removed. Corrects `manifest`, and
     the source's `report`."""
     files = sorted(glob.glob(f"{out}/corpus/{name}/*.jsonl"))
     parts = {name: [[(file, name, os.path.getsize(file))] for file in files]}
-    written = plan.run_parts("text", f"removing from {name}", without, parts)
+    written = plan.run_parts("write", f"removing from {name}", without, parts)
     left, before = stages.added(written[name]), report["write"]["kept"]
     report["clean"].pop("examples", None)           # texts, in what older versions made
     report["removed"] = {"in": before, "kept": left["kept"], "dropped": {"removed": before - left["kept"]}}
@@ -56,8 +48,9 @@ def write_again(plan, out, new, name, manifest, report):
         return
     facts = manifest["sources"][name]
     plan.hold_out(name, left, facts["held_out"])
-    made = plan.run_parts("tokens", f"tokenizing {name}", tokens.tokenize_part, written)
-    facts |= tokens.put_together(new, name, written[name], made[name])
+    plan.run_parts("tokenize", f"tokenizing {name}", tokens.tokenize_part, written)
+    tokens.join(plan, [name])
+    facts |= tokens.put_together(plan, new, name, written[name])
     facts |= {"held_out": plan.limits[name], "dropped": stages.all_dropped(report)}
 
 
@@ -66,7 +59,7 @@ def remove_documents(out, manifest, names, workers=None):
     new, report = f"{os.path.realpath(out)}.removing", config.read_json(f"{out}/report.json")
     concerned = {name.split("/")[0] for name in names}
     skipped = {out: REWRITTEN, f"{out}/corpus": concerned, f"{out}/tokens": concerned}
-    shutil.copytree(out, new, copy_function=link, ignore=lambda folder, _: skipped.get(folder, ()))
+    shutil.copytree(out, new, copy_function=tokens.link, ignore=lambda folder, _: skipped.get(folder, ()))
     plan = stages.Plan(None, f"{new}/work", names, workers)
     shutil.copytree(f"{out}/tokenizer", f"{plan.folder}/tokenizer")
     for name in sorted(concerned & set(manifest["sources"])):

@@ -32,7 +32,7 @@ TOKEN = 3.4                     # bytes: LLaMA's 4.75 TB are 1.4T tokens
 JSON = 1.1                      # bytes of a document on disk, with its facts, for a byte of its text
 
 # What the program does: prepare.py, corpus/jobs.py, corpus/dedup.py
-PART = 32e6                     # bytes of a part, prepare.PART
+PART = 32e6                     # bytes of a part, recipe.Corpus.part
 FILES = 22                      # of a part, in all stages; and 8 of a source
 PROCESS = 150e6                 # bytes of a worker: its libraries, long documents
 MEMORY = {                      # job: (bytes, and bytes for each of what it holds)

@@ -1,15 +1,23 @@
 """Small corpora for the tests of prepare.py and corpus/, and what is in data/ afterwards."""
+import contextlib
 import gzip
 import json
 import os
 import pathlib
 import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
+from conftest import ROOT
 
 import config
 import prepare
 import tokenizer as tokenizers
+from corpus import clean, stories
 from corpus.recipe import Corpus, Source, Tokenizer
 
 
@@ -95,3 +103,123 @@ def everything():
     code = Source("code", "code", licences=["MIT"], permission="asked")
     books = Source("books", "books", split=10 ** 9, near="overlap")
     return Corpus("all", [web, code, books], Tokenizer("bpe", 400), accept="web")
+
+
+# ---- a corpus for many machines, and a scheduler with a worker on this one ----
+
+RICH = """
+from corpus.recipe import Corpus, Source, Tokenizer
+
+def config():
+    web = Source("web", "web", clean=["ccnet_lines", "pii", "lines_with_code", "bytes_300"], near="minhash")
+    code = Source("code", "code", licences=["MIT"], clean=["same_signs"])
+    books = Source("books", "books", split=10 ** 9, near="overlap")
+    tales = Source("tales", "tales", near="minhash",
+                   clean=["same_url", "same_letters", "ccnet_lines", {rules}])
+    return Corpus("all", [web, code, books, tales], Tokenizer("bpe", 400), remove="ids.txt", rules="rules",
+                  part=8000)
+"""
+
+
+def write_rich():
+    """rich.py, the data config of a corpus of some twenty parts that needs each stage, and its files."""
+    everything()
+    grammars = {}
+    for lang in ("en", "fr"):
+        with open(f"{ROOT}/samples/stories/{lang}.txt", encoding="utf-8") as f:
+            grammars[lang] = stories.parse(f.read(), lang)
+    os.makedirs("tales")
+    draw = random.Random(1)
+    for number in range(4):
+        found = []
+        for i in range(20):
+            lang = draw.choice(["en", "fr"])
+            text = "\n".join(stories.draw(grammars[lang], lang, draw.randrange(50)) for _ in range(2))
+            found.append({"id": f"{number}-{i}", "lang": lang, "text": f"{text}\nto a{i}@example.org",
+                          "url": f"http://example.org/{draw.randrange(70)}"})
+        write_records(f"tales/{number}.jsonl", found)
+    write("ids.txt", "web/0-3\ntales/1-1\n")
+    shutil.copytree(clean.RULES_FOLDER, "rules")
+    prose = [f'"{name}"' for name in ("oscar", "gopher") if name in {**clean.RECIPES, **clean.RULES}]
+    write("rich.py", RICH.replace("{rules}", ", ".join(prose)))
+
+
+class Dask:
+    """A scheduler and a worker of two threads, started from the folder `away` and without PYTHONPATH."""
+    def __init__(self, away):
+        self.away, self.processes = away, {}
+        os.makedirs(away)
+        self.start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", "file")
+        while not os.path.exists(f"{away}/file"):
+            time.sleep(0.1)
+        self.address = config.read_json(f"{away}/file")["address"]
+        self.start_worker()
+
+    def start(self, name, *arguments):
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        program, *arguments = arguments
+        command = [sys.executable, "-m", f"distributed.cli.dask_{program}", *arguments, "--no-dashboard"]
+        with open(f"{self.away}/{name}.log", "ab") as log:
+            self.processes[name] = subprocess.Popen(command, cwd=self.away, env=environment, stdout=log,
+                                                    stderr=log)
+
+    def start_worker(self, name="worker"):
+        """It is there when it has said so."""
+        log = pathlib.Path(f"{self.away}/{name}.log")
+        log.unlink(missing_ok=True)
+        self.start(name, "worker", self.address, "--nthreads", "2", "--no-nanny")
+        while not log.exists() or "Registered to" not in log.read_text():
+            time.sleep(0.1)
+
+    def start_scheduler(self):
+        """Again, at the same address."""
+        host, port = self.address.removeprefix("tcp://").split(":")
+        self.start("scheduler", "scheduler", "--host", host, "--port", port)
+
+    def kill(self, name):
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for name in self.processes:
+            self.kill(name)
+
+
+def jobs_running():
+    """Process ids of python -m corpus.jobs, whoever started them, that work in this folder."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
+            if b"\0-m\0corpus.jobs" in f.read() and os.path.samefile(f"/proc/{pid}/cwd", "."):
+                found.append(int(pid))
+    return found
+
+
+def strike(dask, victim, command):
+    """kill -9 of a job, the worker, the scheduler or the command, and start again what runs for all. Returns
+    whether there was something to kill."""
+    if victim == "job":
+        running = jobs_running()
+        for pid in running[:1]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(running)
+    if victim == "command":
+        if command.poll() is None:
+            command.kill()
+        return command.wait() == -signal.SIGKILL
+    dask.kill(victim)
+    if victim == "scheduler":
+        dask.kill("worker")
+        dask.start_scheduler()
+    dask.start_worker()
+    return True
+
+
+def result(name):
+    """What prepare.py made, without the two files that tell its version of the program."""
+    found = tree(f"data/{name}")
+    return {file: found[file] for file in found if file not in ("manifest.json", "DATA_CARD.md")}

@@ -35,7 +35,7 @@ def inside(*books):
 
 
 @pytest.mark.parametrize("least, first_stays", [(2, True), (2, False), (4, False), (4, True)])
-def test_repeated_values_are_found_across_arrays_in_any_number_of_passes(least, first_stays):
+def test_repeated_values_are_found_across_arrays_in_any_number_of_buckets(least, first_stays):
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 50, n).astype(np.uint64) for n in (40, 0, 100, 7)]
     alive = [rng.random(len(a)) < 0.8 for a in arrays]
@@ -43,9 +43,16 @@ def test_repeated_values_are_found_across_arrays_in_any_number_of_passes(least, 
     expected = []
     for i, v in enumerate(there):
         expected.append(v > 0 and there.count(v) >= least and (v in there[:i] or not first_stays))
-    for memory in (10 ** 9, 1000):
-        found = dedup.repeated(arrays, least, first_stays, alive, memory)
-        assert np.concatenate(found).tolist() == expected and [len(f) for f in found] == [40, 0, 100, 7]
+    for buckets in (1, 3):              # by the remainder: these values have no top bits
+        found = [np.zeros(len(a), bool) for a in arrays]
+        for b in range(buckets):
+            made = [dedup.distinct(a, live & (a % buckets == b)) for a, live in zip(arrays, alive)]
+            values, counts, orders = zip(*made)
+            verdicts = dedup.repeated(np.concatenate(values), np.concatenate(counts), least, first_stays)
+            for i, n in enumerate(map(len, values)):
+                found[i] |= dedup.gathered(len(arrays[i]), counts[i], orders[i], verdicts[:n]) > 0
+                verdicts = verdicts[n:]
+        assert np.concatenate(found).tolist() == expected
 
 
 def test_lines_are_compared_as_ccnet_does():
@@ -92,6 +99,20 @@ def test_the_first_of_a_chain_stays_and_half_alike_texts_in_one_bucket_are_each_
     found[[[2], [4]], np.arange(4, dedup.HASHES, 4)] ^= 1  # the copies agree in no other band,
     found[:, :4] = 7  # all five meet in the first one
     assert dedup.near(found, 0.7).tolist() == [False, False, True, False, True]
+
+
+def test_components_are_those_of_plain_search_and_the_first_place_stands_for_each():
+    rng = np.random.default_rng(0)
+    for n, m in ((1, 0), (30, 12), (200, 190), (500, 499)):
+        pairs = np.sort(rng.integers(0, n, (m, 2)), 1)
+        if m == 499:                    # a chain in a wild order
+            pairs = rng.permutation(np.stack([np.arange(499), np.arange(1, 500)], 1))
+        first = list(range(n))
+        for _ in range(n):
+            for a, b in pairs.tolist():
+                first[a] = first[b] = min(first[a], first[b])
+        expected = [[first[i], i] for i in range(n) if first[i] != i]
+        assert (dedup.forest(pairs + (7 << 32)) - (7 << 32)).tolist() == expected
 
 
 def test_spaces_case_digits_and_punctuation_do_not_make_a_difference():

@@ -69,11 +69,13 @@ def test_documents_in_are_kept_or_dropped_at_every_stage_and_the_card_says_so():
         assert word in card, word
 
 
-def test_the_number_of_workers_changes_no_byte():
+def test_the_number_of_workers_changes_no_byte(monkeypatch):
     corpus = everything()
-    prepare.prepare(corpus, most=1000)                      # by this process, a job for each file or two
+    corpus.part = 1000
+    prepare.prepare(corpus)                    # by this process, a job for each file or two
     os.rename("data/all", "alone")
-    prepare.prepare(corpus, 3, most=1000)
+    monkeypatch.setattr(jobs, "SMALL", 30_000)              # this little text is worth three processes
+    prepare.prepare(corpus, 3)
     assert len(glob.glob("alone/corpus/web/*")) > 3 and tree("alone") == tree("data/all")
     starts = np.fromfile("alone/tokens/web/train.idx", "<i8")
     ends = np.flatnonzero(np.fromfile("alone/tokens/web/train.bin", "<u2") == 2)
@@ -198,7 +200,7 @@ def killing(function):
     return other
 os.replace, os.rename, os.makedirs = map(killing, (os.replace, os.rename, os.makedirs))
 web = Source("web", "web", clean=["ccnet_lines", "pii"], near="minhash")
-prepare.prepare(Corpus("all", [web, Source("code", "code")], Tokenizer("bpe", 400)), most=1000)
+prepare.prepare(Corpus("all", [web, Source("code", "code")], Tokenizer("bpe", 400), part=1000))
 """)
 
     def go(at):
@@ -207,7 +209,7 @@ prepare.prepare(Corpus("all", [web, Source("code", "code")], Tokenizer("bpe", 40
     os.rename("data/all", "alone")
     at, killed = 5, 0
     while go(at) == -9:                 # each start gets a little further than the one before
-        at, killed = at + 9, killed + 1
+        at, killed = at + 40, killed + 1
     assert killed >= 5 and tree("alone") == tree("data/all") and there() == ["all"]
 
 
@@ -240,9 +242,10 @@ def test_each_setting_reaches_what_it_concerns():
 
     def damaged(c):
         """A part with a file less must not be taken for done."""
-        for ending in ("read/*/duplicate", "repeats/*.cut", "near/*.drop", "write/*/kept.jsonl",
-                       "tokenizer/tokenizer.json", "tokenize/*/train.bin"):
-            os.remove(sorted(glob.glob(f"data/all.partial/work/{ending}"))[0])
+        for ending in ("read/*/duplicate", "read-lines-decide/*/verdicts", "repeats/*/cut", "bands/*/values",
+                       "near/*/drop", "write/*/kept.jsonl", "sample/*/texts", "tokenizer/tokenizer.json",
+                       "tokenize/*/train.bin", "join/*/train.idx"):
+            os.remove(sorted(glob.glob(f"data/all.partial/work/*/{ending}"))[0])
     plain = continued(damaged)
     for change in (edit, lambda c: setattr(c, "remove", None), lambda c: setattr(c, "val_share", 0.2),
                    lambda c: setattr(c.tokenizer, "vocab", 350),

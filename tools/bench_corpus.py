@@ -5,6 +5,7 @@
     python tools/bench_corpus.py --planted        # how many planted near duplicates are found; half a minute
     python tools/bench_corpus.py --languages --input texts/     # how often the language is found
     python tools/bench_corpus.py --input texts/ --out data/rates.json       # speeds for plan.py corpus
+    python tools/bench_corpus.py --lines 1e8      # memory and time of looking for so many lines; a minute
 
 Prints medians of interleaved repeats. Compare the ratios: MB/s depends on the machine and what runs beside.
 """
@@ -17,6 +18,7 @@ import os
 import platform
 import random
 import re
+import resource
 import statistics
 import sys
 import tempfile
@@ -29,7 +31,18 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import config  # noqa: E402
 import prepare  # noqa: E402
-from corpus import clean, dedup, jobs, models, pieces, recipe, sources  # noqa: E402
+from corpus import (  # noqa: E402
+    across,
+    clean,
+    dedup,
+    jobs,
+    models,
+    pieces,
+    recipe,
+    sources,
+    stages,
+)
+from corpus.text import mixed  # noqa: E402
 
 ALIKE = 0.7
 SENTENCE = r"(?<=[.!?।。！？])\s+|\n+"       # ends of sentences
@@ -174,7 +187,7 @@ def stage_seconds(source, tokenizer):
     with (mock.patch.object(jobs, "run_jobs", timed), contextlib.redirect_stdout(io.StringIO()),
           tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder)):
         start = cpu_seconds()
-        prepare.prepare(corpus, workers=0)
+        prepare.prepare(corpus, workers=1)
         seconds["write"] += cpu_seconds() - start - seconds.total()
     return seconds
 
@@ -251,6 +264,34 @@ def cpu_name():
 
 # ---- speed ----
 
+def compare_lines(n):
+    """Look for copies among `n` generated line hashes in parts of a million, as prepare.py does. Half of the
+    lines are one of n / 10; of the others each occurs once."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        source = recipe.Source("lines", "", clean=["ccnet_lines"])
+        plan = stages.Plan(recipe.Corpus("generated", [source]), "work", set(), workers=1)
+        plan.parts = {"lines": max(1, n // 10 ** 6)}
+        os.makedirs("work/read")
+        for _, _, base in plan.each("read", plan.parts):
+            lines = rng.integers(1, 2 ** 64 - 1, n // plan.parts["lines"], np.uint64)
+            again = rng.random(len(lines)) < 0.5
+            lines[again] = mixed(rng.integers(1, n // 10 + 2, again.sum()).astype(np.uint64))
+            part = jobs.Part(base)
+            part.add_numbers("lines", lines, "<u8")
+            part.add_numbers("counts", [len(lines)], "<i8")         # one document
+            part.add_numbers("duplicate", rng.integers(1, 2 ** 64 - 1, 1, np.uint64), "<u8")
+            part.facts = {"kept": 1}
+            part.finish(plan.key)
+        start = time.process_time()
+        across.repeats(plan)
+        seconds = time.process_time() - start
+        cut = sum(int(jobs.numbers(base, "cut", bool).sum()) for base in plan.bases("repeats", plan.parts))
+        buckets = len(os.listdir("work/read-lines-decide"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{n:,} lines in {buckets} buckets: {seconds:.1f} CPU seconds, {peak:.0f} MiB; {cut:,} lines go")
+
+
 def timed_stages(args, found, rows):
     """{name: function without arguments} of what is timed."""
     tokenizer = pieces.train_tokenizer("bpe", found, args.vocab)
@@ -289,7 +330,11 @@ def main():
     ap.add_argument("--planted", action="store_true", help="instead: recall and precision on planted copies")
     ap.add_argument("--languages", action="store_true", help="instead: is the language found?")
     ap.add_argument("--out", metavar="FILE", help="instead: write the rates of prepare.py's stages")
+    ap.add_argument("--lines", type=config.number(1, 1e10), help="instead: copies of so many generated lines")
     args = ap.parse_args()
+    if args.lines:
+        compare_lines(args.lines)
+        return
     if args.languages:
         judge_languages(args)
         return

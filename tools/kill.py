@@ -3,6 +3,7 @@
     python tools/kill.py --kills 25                     # train.py
     python tools/kill.py --kills 20 --what launcher     # torchrun itself
     python tools/kill.py --kills 20 --what prepare      # prepare.py
+    python tools/kill.py --kills 20 --what cluster      # prepare.py --cluster (pip install distributed)
 
 train.py: two processes under torchrun, which restarts them. kill -9 hits one of the two at a random moment
 after the run has moved: in a step, a save, an evaluation. Exit code 1 if a restart finds a checkpoint that is
@@ -12,8 +13,12 @@ torchrun: kill -9 hits the launcher of two processes at a random moment, also wh
 command follows at once. The processes that are left must end by themselves; the end must be the same again.
 
 prepare.py: two workers. kill -9 hits the command (its workers must then end by themselves) or one worker (the
-command must then stop with one line), at random moments. The same command is given again until it is done:
+command must then begin its jobs again), at random moments. The same command is given again until it is done:
 the folder must be the same to the byte.
+
+cluster: a dask scheduler and a worker of two threads. kill -9 hits the command, a job, the worker or the
+scheduler, at random moments. What runs for all is started again, and the command if it has ended: each folder
+that it makes must be the one that it makes without a cluster, to the byte.
 """
 import contextlib
 import json
@@ -25,10 +30,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, f"{ROOT}/tests"]
 
+import corpora
 import torch
 from conftest import arguments, log, prepare_tiny, state, torchrun, workers
 
@@ -118,8 +125,8 @@ def compare(kills, seed, disturbed=train):
 
 
 def prepare_once(name, after=None, victim=None):
-    """Start prepare.py; kill it or one of its workers after some seconds. (Whether it did not end well,
-    seconds.)"""
+    """Start prepare.py; kill it or one of its workers after some seconds. (Whether one was killed, whether
+    the command came to its end, seconds.)"""
     start, killed = time.time(), None
     command = [sys.executable, f"{ROOT}/prepare.py", "--input", "text/*.jsonl", "--name", name, "--vocab",
                "1000",
@@ -129,15 +136,16 @@ def prepare_once(name, after=None, victim=None):
         with contextlib.suppress(subprocess.TimeoutExpired):
             p.wait(after)
         with contextlib.suppress(OSError):
-            below = workers(p.pid, b"spawn_main")
-            killed = random.choice(below) if victim == "worker" and below else p.pid
+            below = workers(p.pid, b"corpus.jobs")
+            victim = random.choice(below) if victim == "worker" and below else p.pid
             if p.poll() is None:
-                os.kill(killed, signal.SIGKILL)
+                os.kill(victim, signal.SIGKILL)
+                killed = victim
     out, _ = p.communicate()
     expected = (0,) if killed is None else (0, 1, -9)
     if p.returncode not in expected or "Traceback" in out:
         raise SystemExit(f"prepare.py ended with {p.returncode}:\n{out[-3000:]}")
-    return p.returncode != 0, time.time() - start
+    return killed is not None, p.returncode == 0, time.time() - start
 
 
 def write_texts(draw):
@@ -170,14 +178,21 @@ def compare_prepared(kills, seed):
     draw, done = random.Random(seed), 0
     random.seed(seed)
     write_texts(draw)
-    _, seconds = prepare_once("whole")
+    seconds = prepare_once("whole")[2]
     while done < kills:
         victim = draw.choice(["command", "worker"])
-        killed, _ = prepare_once("killed", after=draw.uniform(0, seconds * 0.7), victim=victim)
+        killed, ended, _ = prepare_once("killed", after=draw.uniform(0, seconds * 0.7), victim=victim)
         done += killed
-        if not killed:                  # it came to its end: begin anew
+        if ended:                       # begin anew
+            same_folders()
             shutil.rmtree("data/killed")
     prepare_once("killed")
+    files = same_folders()
+    return f"{done} kills: {files} files as undisturbed, to the byte"
+
+
+def same_folders():
+    """Stop unless data/killed is data/whole, but for its name. Returns how many files there are."""
     a, b = hashes("data/whole"), hashes("data/killed")
     named = ("manifest.json", "DATA_CARD.md")           # these two hold the name
     assert [f for f in {**a, **b} if a.get(f) != b.get(f) and f not in named] == []
@@ -187,7 +202,30 @@ def compare_prepared(kills, seed):
             with open(f"data/{name}/{file}", encoding="utf-8") as f:
                 texts.append(f.read().replace(name, ""))
         assert texts[0] == texts[1], file
-    return f"{done} kills: {len(a)} files as undisturbed, to the byte"
+    return len(a)
+
+
+def compare_cluster(kills, seed):
+    draw, killed, made = random.Random(seed), Counter(), 0
+    corpora.write_rich()
+    command = [sys.executable, f"{ROOT}/prepare.py", "rich.py"]
+    subprocess.run([*command, "name=whole"], check=True, stdout=subprocess.DEVNULL)
+    with corpora.Dask(os.path.abspath("away")) as dask:
+        while killed.total() < kills or not made:
+            p = subprocess.Popen([*command, "--cluster", dask.address], stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, text=True)
+            if killed.total() < kills:
+                time.sleep(draw.uniform(1, 20))
+                victim = draw.choice(["command", "job", "worker", "scheduler"])
+                killed[victim] += corpora.strike(dask, victim, p)
+            out, _ = p.communicate()
+            if p.returncode not in (0, 1, -9) or "Traceback" in out:
+                raise SystemExit(f"prepare.py ended with {p.returncode}:\n{out[-3000:]}")
+            if p.returncode == 0:
+                assert corpora.result("all") == corpora.result("whole")
+                shutil.rmtree("data/all")
+                made += 1
+    return f"kills: {dict(killed)}; {made} folders made, each as without a cluster, to the byte"
 
 
 WAYS = {"train": train, "launcher": train_without_launcher}
@@ -197,12 +235,14 @@ def main():
     ap = config.Parser(__doc__)
     ap.add_argument("--kills", type=config.number(1, 1000), default=25)
     ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--what", choices=("train", "launcher", "prepare"), default="train")
+    ap.add_argument("--what", choices=("train", "launcher", "prepare", "cluster"), default="train")
     args = ap.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         if args.what == "prepare":
             print(compare_prepared(args.kills, args.seed))
+        elif args.what == "cluster":
+            print(compare_cluster(args.kills, args.seed))
         else:
             prepare_tiny()
             print(compare(args.kills, args.seed, WAYS[args.what]))
