@@ -3,6 +3,7 @@
     python prepare.py configs/data/sample.py name=other tokenizer.vocab=8000
     python prepare.py --input book.txt notes/ 'crawl/*.jsonl' --name mine --clean oscar --near minhash
     python prepare.py configs/data/sample.py --remove ids.txt       # take documents out again
+    python prepare.py configs/data/llama.py part=256e6 --cluster tcp://HOST:8786     # docs/corpus.md
 
 The stages; at each one documents in = kept + dropped, by reason (report.json):
 
