@@ -33,11 +33,13 @@ JSON = 1.1                      # bytes of a document on disk, with its facts, f
 
 # What the program does: prepare.py, corpus/jobs.py, corpus/dedup.py
 PART = 32e6                     # bytes of a part, recipe.Corpus.part
-FILES = 22                      # of a part, in all stages; and 8 of a source
+FILES = 55                      # of a part, in all stages
+STARTS, START = 5, 0.42         # processes that are started for a part, CPU seconds of each before it works
 PROCESS = 150e6                 # bytes of a worker: its libraries, long documents
 MEMORY = {                      # job: (bytes, and bytes for each of what it holds)
-    "exact copies": (400e6, {"document": 10, "line": 2}),
-    "near duplicates": (0, {"compared document": 48}),
+    "a bucket of hashes": (400e6, {}),          # across.BUCKET
+    # 100 for each that has a near copy: one in five is assumed to have one
+    "joining pairs of near duplicates": (0, {"compared document": 20}),
     "training the tokenizer": (0, {"byte to train on": 12})}
 
 
@@ -124,7 +126,7 @@ def disk(size, kept, vocab):
     """(bytes while the command runs, bytes of what it leaves)"""
     tokens = kept * size / TOKEN * (2 if vocab <= 65_536 else 4)
     left = JSON * kept * size + tokens
-    return JSON * size * (1 + kept) + 2 * left, left
+    return JSON * size * (1 + kept) + left + tokens, left
 
 
 def short(x):
@@ -154,15 +156,16 @@ def print_plan(path, settings, selected, found):
     spent = {s.name: seconds(s, sizes[s.name], work.kept, rates) for s in corpus.sources}
     print_table(sizes, spent)
     trained, alone = training(corpus, size, work.kept, rates)
-    shared = sum(sum(each.values()) for each in spent.values())
+    part = getattr(corpus, "part", PART)
+    parts = sum(math.ceil(n / part) for n in sizes.values())
+    shared = sum(sum(each.values()) for each in spent.values()) + parts * STARTS * START
     wall = shared / (work.machines * work.cores) + alone
     compared = sum(sizes[s.name] for s in corpus.sources if s.near == "minhash")
     largest, job = memory(size, compared, trained)
     working, left = disk(size, work.kept, corpus.tokenizer.vocab)
-    part = getattr(corpus, "part", PART)
-    parts = sum(math.ceil(n / part) for n in sizes.values())
     print(f"""
-core-hours   {short((shared + alone) / 3600)}, of which {short(alone / 3600)} train the tokenizer
+core-hours   {short((shared + alone) / 3600)}, of which {short(alone / 3600)} train the tokenizer, and \
+{short(parts * STARTS * START / 3600)} start processes
 wall time    {short(wall / 3600)} hours on machines={work.machines} with cores={work.cores}; one process
              trains the tokenizer, all cores do the rest
 memory       {short(largest / 1e9)} GB for the largest job, {job}; {short(PROCESS / 1e9)} GB for most

@@ -138,8 +138,9 @@ def test_core_hours_of_a_corpus_by_hand(capsys, tmp_path, monkeypatch):
     each = [s / 3600 for s in (100, 1070, 100, 125, 62.5)]
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
     assert [float(x) for x in rows["a"]] == pytest.approx([1, *each, sum(each)], rel=0.01)
-    assert float(rows["core-hours"][0].strip(",")) == pytest.approx(sum(each) + 60 / 3600, rel=0.01)
-    assert float(rows["wall"][1]) == pytest.approx(sum(each) / 6 + 60 / 3600, rel=0.01)
+    shared = sum(each) + 32 * corpus.STARTS * corpus.START / 3600       # 32 parts
+    assert float(rows["core-hours"][0].strip(",")) == pytest.approx(shared + 60 / 3600, rel=0.01)
+    assert float(rows["wall"][1]) == pytest.approx(shared / 6 + 60 / 3600, rel=0.01)
     assert "for 32 parts" in out and "a core of: a machine" in out and "kept=0.5" in out
     slow = corpus_plan(capsys, "only=w", "kept=1")
     assert re.search(r"\nw +0.004 +0.0111 +5.56e-05 +0 ", slow), "4 MB of a wiki at 0.1 MB/s, without rules"
