@@ -1,0 +1,138 @@
+"""Are the graded tests worth their points? Three things are tried on each assignment, all by machine:
+
+    as it is        every test passes, and those of the other assignments pass in its handout too
+    body removed    of each function alone: the tests that name it fail since it is missing, the others pass
+    wrong versions  of wrong.py: at least one test fails that is not a crash of ours
+"""
+import contextlib
+import shutil
+import tempfile
+
+from course import cut, grading
+from course.assignments import ASSIGNMENTS, short
+from course.runner import MISSING, PASSED
+from course.wrong import WRONG
+
+
+def wrong_source(source, name, old, new):
+    """The source with a wrong version of function `name`."""
+    if new is None:
+        return cut.with_source(source, name, old)
+    own = cut.source_of(source, name)
+    if old not in own:
+        raise ValueError(f"course/wrong.py: {name} has no {old!r} any more")
+    return cut.with_source(source, name, own.replace(old, new))
+
+
+class Trees:
+    """Copies of the repository in a scratch folder. What is tried on them is run at once at the end."""
+    def __init__(self, scratch):
+        self.scratch, self.asked, self.plain = scratch, [], f"{scratch}/plain"
+        cut.copy_files(cut.ROOT, self.plain)
+
+    def copy(self, name):
+        return shutil.copytree(self.plain, f"{self.scratch}/{name}")
+
+    def change(self, name, path, change):
+        """A copy in which file `path` is what the function `change` makes of it."""
+        tree = self.copy(name)
+        with open(f"{tree}/{path}", encoding="utf-8") as f:
+            source = change(f.read())
+        with open(f"{tree}/{path}", "w", encoding="utf-8") as f:
+            f.write(source)
+        return tree
+
+    def ask(self, tree, assignment, tests):
+        """A place where run() will put {test: verdict}."""
+        found = {}
+        self.asked += [(found, tree, assignment, name) for name in tests]
+        return found
+
+    def run(self):
+        verdicts = grading.run_tests([one[1:] for one in self.asked], self.scratch)
+        for (found, _, _, name), (verdict, _) in zip(self.asked, verdicts):
+            found[name] = verdict
+
+
+def needing(assignment, function):
+    """The tests that name a function."""
+    return [name for name, (_, needs) in assignment.tests.items() if short(function) in needs.split()]
+
+
+def try_handout(trees, assignment, others):
+    """[(what, problems)] of the assignment as it is, and of its handout."""
+    own = trees.ask(trees.plain, assignment, assignment.tests)
+    tree = f"{trees.scratch}/handout-{assignment.number}"
+    cut.write_handout(assignment, tree)
+    missing = trees.ask(tree, assignment, assignment.tests)
+    rest = [(other, trees.ask(tree, other, other.tests)) for other in others if other is not assignment]
+
+    def judge():
+        problems = [f"{name} fails as it is: {v}" for name, v in own.items() if v != PASSED]
+        problems += [f"{name} in the handout: {v}" for name, v in missing.items() if v != MISSING]
+        problems += [f"{other.number}: {name} fails in handout {assignment.number}: {v}"
+                     for other, found in rest for name, v in found.items() if v != PASSED]
+        return problems
+    return judge
+
+
+def try_removed(trees, assignment, function):
+    """The same of one function without its body."""
+    path, _, name = function.partition(":")
+    tree = trees.change(f"{assignment.number} {name}", path,
+                        lambda source: cut.without(source, [name], assignment.number))
+    found = trees.ask(tree, assignment, assignment.tests)
+    wanted = needing(assignment, function)
+
+    def judge():
+        right = {test: MISSING if test in wanted else PASSED for test in found}
+        return [f"{name} removed: {test} is {v}, not {right[test]}" for test, v in found.items() if v != right[test]]
+    return judge
+
+
+def try_wrong(trees, number, wrong):
+    """(tests, judge) of a wrong version."""
+    n, function, mistake, old, new = wrong
+    path, _, name = function.partition(":")
+    tree = trees.change(f"wrong {number}", path, lambda source: wrong_source(source, name, old, new))
+    found = trees.ask(tree, ASSIGNMENTS[n], needing(ASSIGNMENTS[n], function))
+    return found, lambda: [] if set(found.values()) - {PASSED} else [f"{name}: {mistake}: no test fails"]
+
+
+def run_sweep(assignments, functions=None, wrong=None):
+    """(rows of the table, problems). `functions` and `wrong`: only these, to be quick."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, contextlib.chdir(cut.ROOT):
+        trees, judges, lines = Trees(scratch), [], []
+        for assignment in assignments:
+            judges.append(try_handout(trees, assignment, assignments))
+            for function in assignment.functions if functions is None else functions:
+                judges.append(try_removed(trees, assignment, function))
+        numbers = [assignment.number for assignment in assignments]
+        for number, one in enumerate(WRONG if wrong is None else wrong):
+            if one[0] in numbers:
+                found, judge = try_wrong(trees, number, one)
+                judges.append(judge)
+                lines.append((one, found))
+        trees.run()
+        rows = []
+        for (n, function, mistake, *_), found in lines:
+            failed = [test for test, verdict in found.items() if verdict != PASSED]
+            rows.append((n, short(function), mistake, ", ".join(failed)))
+        return rows, [problem for judge in judges for problem in judge()]
+
+
+def table(rows):
+    """The rows in Markdown."""
+    lines = ["| | function | mistake | fails |", "|---|---|---|---|"]
+    return "\n".join(lines + [f"| {n} | `{name}` | {mistake} | {failed} |" for n, name, mistake, failed in rows])
+
+
+def print_sweep(assignments):
+    """Print the table; stop with the problems, if there are any."""
+    rows, problems = run_sweep(assignments)
+    print(table(rows))
+    functions = sum(len(a.functions) for a in assignments)
+    tests = sum(len(a.tests) for a in assignments)
+    print(f"\n{functions} functions, {tests} tests, {len(rows)} wrong versions")
+    if problems:
+        raise ValueError("; ".join(problems))
