@@ -39,6 +39,41 @@ def short(function):
     return function.partition(":")[2]
 
 
+# what stands in a handout in the place of corpus/bpe.py's fast form
+PLAIN_BPE = """from tokenizer import merge_most_frequent
+merges = merge_most_frequent(count, vocab)
+most = len(SPECIALS) + len(BYTES) + len(merges)
+if most < vocab:
+    raise TooManyEntries(vocab, most)
+return merges"""
+
+TOKENIZER = Assignment(
+    1, "Byte-level BPE",
+    ["tokenizer.py:merge_most_frequent", "tokenizer.py:Tokenizer.decode", "course/parts.py:encode_piece",
+     "course/parts.py:split_specials"],
+    {
+        "merges_by_hand": (8, "merge_most_frequent"),
+        "pairs_count_as_often_as_their_piece": (6, "merge_most_frequent"),
+        "ties_go_to_the_older_parts": (7, "merge_most_frequent"),
+        "a_run_of_one_letter": (7, "merge_most_frequent"),
+        "what_occurs_once_is_not_joined": (5, "merge_most_frequent"),
+        "letters_are_bytes": (5, "merge_most_frequent"),
+        "the_earliest_merge_comes_first": (8, "encode_piece"),
+        "merges_build_on_merges": (6, "encode_piece"),
+        "equal_pairs_are_joined_from_the_left": (5, "encode_piece"),
+        "single_bytes_and_nothing": (5, "encode_piece"),
+        "training_and_encoding_agree": (6, "merge_most_frequent encode_piece"),
+        "special_tokens_are_parts_of_their_own": (6, "split_specials"),
+        "the_longer_special_token_counts": (6, "split_specials"),
+        "a_letter_may_be_cut_by_tokens": (8, "Tokenizer.decode"),
+        "broken_bytes_are_shown_as_such": (6, "Tokenizer.decode"),
+        "the_space_in_front_goes_once": (6, "Tokenizer.decode"),
+    },
+    plain={"corpus/bpe.py:train_bpe": PLAIN_BPE},
+    hidden=[*(f"corpus/bpe.py:Places.{name}" for name in ("born", "recount", "join")),
+            "course/parts.py:train_bpe", "course/parts.py:join"],
+    left_out=["tests/test_tokenizer.py"])
+
 DECODER = Assignment(
     3, "Parts of the decoder",
     ["model.py:layer_norm", "model.py:rms_norm", "model.py:gelu", "model.py:swiglu", "model.py:rope",
@@ -97,7 +132,101 @@ TRAINING = Assignment(
     hidden=["fast/loss.py:loss_and_gradient", "fast/loss.py:SummedLoss.forward", "fast/loss.py:SummedLoss.backward"],
     left_out=["tests/test_loss.py", "tests/test_train.py"])
 
-ASSIGNMENTS = {a.number: a for a in (DECODER, TRAINING)}
+# a step of rows needs all that comes before it
+STEP = "Rows.rows Rows.windows Rows.where Rows.cycle permuted rows_before batch_at Split.window"
+
+ROWS = Assignment(
+    5, "Rows as a function of the step, exact resume",
+    ["data.py:permuted", "data.py:batch_at", "data.py:rows_before", "data.py:Split.window", "data.py:quotas",
+     "data.py:Rows.cycle", "data.py:Rows.where", "data.py:Rows.windows", "data.py:Rows.rows",
+     "course/parts.py:save_state", "course/parts.py:load_state"],
+    {
+        "every_number_comes_once": (7, "permuted"),
+        "one_number_alone_is_the_same": (5, "permuted"),
+        "another_key_is_another_order": (5, "permuted"),
+        "an_order_too_long_for_memory": (6, "permuted"),
+        "the_ramp_by_hand": (6, "batch_at"),
+        "rows_before_a_step_are_the_sum_of_its_batches": (6, "rows_before batch_at"),
+        "rows_before_a_late_step_come_at_once": (4, "rows_before batch_at"),
+        "a_window_has_the_token_after_it": (6, "Split.window"),
+        "the_last_window_is_filled_up": (4, "Split.window"),
+        "shares_become_whole_rows": (5, "quotas"),
+        "a_cycle_holds_each_share_exactly": (6, "Rows.cycle"),
+        "numbers_go_on_over_cycles": (5, "Rows.where Rows.cycle"),
+        "each_window_comes_once_per_epoch": (7, "Rows.windows Rows.where Rows.cycle permuted"),
+        "processes_share_a_step": (6, STEP),
+        "the_batch_only_cuts_the_stream": (4, STEP),
+        "resume_equals_not_stopping": (10, "save_state load_state"),
+        "a_state_fits_into_any_file": (4, "save_state load_state"),
+        "settings_of_the_optimizer_come_back": (4, "save_state load_state"),
+    },
+    left_out=["tests/test_data.py"])
+
+FILTERS = Assignment(
+    6, "Filters, personal information, near duplicates",
+    ["corpus/clean.py:word_repetition", "corpus/clean.py:character_repetition",
+     "corpus/clean.py:special_characters", "corpus/clean.py:share_of", "corpus/clean.py:c4_lines",
+     "corpus/clean.py:c4_document", "corpus/personal.py:pii_email", "corpus/personal.py:pii_user",
+     "corpus/personal.py:pii_ip", "corpus/personal.py:address", "corpus/dedup.py:shingles",
+     "corpus/dedup.py:signature", "corpus/dedup.py:meeting", "corpus/dedup.py:bands"],
+    {
+        "repeated_words_by_hand": (5, "word_repetition"),
+        "short_texts_repeat_nothing": (3, "word_repetition character_repetition"),
+        "repeated_characters_by_hand": (6, "character_repetition"),
+        "special_characters_are_no_letters_and_no_marks": (4, "special_characters"),
+        "the_share_of_known_words": (5, "share_of"),
+        "lines_end_as_sentences_do": (5, "c4_lines"),
+        "lines_about_cookies_go_and_citations_too": (5, "c4_lines"),
+        "a_document_has_five_sentences": (6, "c4_document"),
+        "addresses_of_mail": (7, "pii_email"),
+        "names_of_users": (5, "pii_user"),
+        "addresses_of_machines": (7, "pii_ip address"),
+        "masking_does_not_hang": (5, "pii_email pii_user pii_ip address"),
+        "shingles_are_runs_of_eight_letters": (6, "shingles"),
+        "shingles_of_short_and_odd_texts": (4, "shingles"),
+        "signatures_estimate_similarity": (8, "signature"),
+        "signatures_of_few_shingles": (5, "signature"),
+        "a_signature_is_that_of_a_set": (4, "signature"),
+        "the_s_curve_by_hand": (3, "meeting"),
+        "bands_are_as_long_as_they_may_be": (3, "bands meeting"),
+        "near_duplicates_are_found": (4, "shingles signature bands meeting"),
+    },
+    hidden=[f"corpus/personal.py:{name}" for name in ("EMAIL", "USER", "IP")],
+    left_out=["tests/test_clean.py", "tests/test_dedup.py"])
+
+SCORES = Assignment(
+    8, "Zero-shot scores, normalisations, and drawing",
+    ["evaluation/scoring.py:encode", "evaluation/scoring.py:fit", "evaluation/scoring.py:row_scores",
+     "evaluation/scoring.py:mean", "evaluation/scoring.py:rule_scores", "evaluation/scoring.py:normal",
+     "evaluation/scoring.py:judge", "generate.py:candidates", "generate.py:choose",
+     "course/parts.py:bits_per_byte"],
+    {
+        "the_border_is_cut_by_ids": (6, "encode"),
+        "a_context_has_at_least_one_id": (4, "encode"),
+        "contexts_are_cut_on_the_left": (5, "fit"),
+        "what_does_not_fit_is_said": (2, "fit"),
+        "scores_are_those_of_the_target": (6, "row_scores"),
+        "ignored_places_score_nothing": (4, "row_scores"),
+        "logits_are_held_a_few_at_a_time": (4, "row_scores"),
+        "the_error_of_a_mean": (4, "mean"),
+        "normalisations_by_hand": (6, "rule_scores"),
+        "answers_as_they_are_compared": (4, "normal"),
+        "numbers_as_they_are_compared": (4, "normal"),
+        "the_best_choice_by_each_rule": (5, "judge rule_scores"),
+        "targets_and_written_answers": (5, "judge normal"),
+        "tokenizers_are_compared_by_bytes": (5, "bits_per_byte"),
+        "temperature": (5, "candidates"),
+        "the_k_likeliest": (4, "candidates"),
+        "the_nucleus": (7, "candidates"),
+        "the_nucleus_of_many_tokens": (4, "candidates"),
+        "the_share_of_the_first": (3, "candidates"),
+        "the_penalty": (4, "candidates"),
+        "draws_have_the_probabilities": (6, "choose candidates"),
+        "the_ends_of_the_line": (3, "choose candidates"),
+    },
+    left_out=["tests/test_evaluate.py", "tests/test_generate.py"])
+
+ASSIGNMENTS = {a.number: a for a in (TOKENIZER, DECODER, TRAINING, ROWS, FILTERS, SCORES)}
 
 
 def get_assignment(number):

@@ -4,6 +4,7 @@
     body removed    of each function alone: the tests that name it fail since it is missing, the others pass
     wrong versions  of wrong.py: at least one test fails that is not a crash of ours
 """
+import compileall
 import contextlib
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ class Trees:
     def __init__(self, scratch):
         self.scratch, self.asked, self.plain = scratch, [], f"{scratch}/plain"
         cut.copy_files(cut.ROOT, self.plain)
+        compileall.compile_dir(self.plain, quiet=2)         # what does not change is not compiled again
 
     def copy(self, name):
         return shutil.copytree(self.plain, f"{self.scratch}/{name}")

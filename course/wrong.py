@@ -122,4 +122,207 @@ WRONG = [
     (4, "course/parts.py:clip_gradients", "the sum of the norms", "math.sqrt(sum(float(g.float().square().sum()) for g in grads))",
      "sum(float(g.float().norm()) for g in grads)"),
     (4, "course/parts.py:clip_gradients", "the norm after clipping is told", "return norm", "return min(norm, most)"),
+
+    # ---- byte-level BPE ----
+    (1, "tokenizer.py:merge_most_frequent", "a piece counts once, however often it occurs", "pairs[pair] += times", "pairs[pair] += 1"),
+    (1, "tokenizer.py:merge_most_frequent", "ties go to what was counted first",
+     "min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)", "max(pairs, key=pairs.get, default=None)"),
+    (1, "tokenizer.py:merge_most_frequent", "ties go to the younger parts", "(-pairs[pair], pair)",
+     "(-pairs[pair], -pair[0], -pair[1])"),
+    (1, "tokenizer.py:merge_most_frequent", "pairs are joined from the right", "for i in range(len(ids)):",
+     "for i in reversed(range(len(ids))):"),
+    (1, "tokenizer.py:merge_most_frequent", "the special tokens have no ids", "len(SPECIALS) + len(entries) < vocab",
+     "len(entries) < vocab"),
+    (1, "tokenizer.py:merge_most_frequent", "pairs that occur once are joined", "pairs[best] < 2", "pairs[best] < 1"),
+    (1, "tokenizer.py:merge_most_frequent", "letters for bytes",
+     "words = [([number[b] for b in piece.encode()], times) for piece, times in count.items()]",
+     "words = [([number.get(ord(c), 0) for c in piece], times) for piece, times in count.items()]"),
+    (1, "tokenizer.py:merge_most_frequent", "only the first place in a piece is joined",
+     "ids[i:i + 2] = [len(entries) - 1]", "ids[i:i + 2] = [len(entries) - 1]\n                    break"),
+    (1, "course/parts.py:encode_piece", "from the left, the longest entry first", """
+def encode_piece(piece, ranks):
+    ids = []
+    while piece:
+        n = max(n for n in range(1, len(piece) + 1) if piece[:n] in ranks)
+        ids.append(ranks[piece[:n]])
+        piece = piece[n:]
+    return ids""", None),
+    (1, "course/parts.py:encode_piece", "the first pair that is an entry", "best = min(joined)",
+     "best = next((n for n in joined if n < math.inf), math.inf)"),
+    (1, "course/parts.py:encode_piece", "the latest merge first", "best = min(joined)",
+     "best = max((n for n in joined if n < math.inf), default=math.inf)"),
+    (1, "course/parts.py:encode_piece", "one round of joining only", "while len(parts) > 1:", "for _ in range(1):"),
+    (1, "course/parts.py:split_specials", "in the order they are given", "sorted(specials, key=len, reverse=True)", "specials"),
+    (1, "course/parts.py:split_specials", "their signs are read as a pattern", "re.escape(special)", "special"),
+    (1, "course/parts.py:split_specials", "empty parts", "if part]", "]"),
+    (1, "course/parts.py:split_specials", "the special tokens are lost", 'f"({pattern})"', "pattern"),
+    (1, "tokenizer.py:Tokenizer.decode", "each token is decoded alone",
+     'b"".join(self.entries[i] for i in ids).decode("utf-8", "replace")',
+     '"".join(self.entries[i].decode("utf-8", "replace") for i in ids)'),
+    (1, "tokenizer.py:Tokenizer.decode", "broken bytes are an error", '"replace"', '"strict"'),
+    (1, "tokenizer.py:Tokenizer.decode", "broken bytes are dropped", '"replace"', '"ignore"'),
+    (1, "tokenizer.py:Tokenizer.decode", "all spaces in front go", "return text[1:]", "return text.lstrip()"),
+    (1, "tokenizer.py:Tokenizer.decode", "a space in front always goes", "self.space and ", ""),
+
+    # ---- rows ----
+    (5, "data.py:permuted", "a random list, kept whole", """
+def permuted(i, n, key):
+    return np.random.default_rng(key).permutation(n)[np.atleast_1d(np.asarray(i))]""", None),
+    (5, "data.py:permuted", "numbers outside are cut by the remainder", "    x = once(x)\n    while (outside := x >= n).any():\n        x[outside] = once(x[outside])\n    return x.astype(np.int64)",
+     "    return (once(x) % np.uint64(n)).astype(np.int64)"),
+    (5, "data.py:permuted", "unseeded", "np.random.SeedSequence(key)", "np.random.SeedSequence()"),
+    (5, "data.py:permuted", "the first number of the key only", "SeedSequence(key)", "SeedSequence(key[0])"),
+    (5, "data.py:permuted", "in order, from a random start", """
+def permuted(i, n, key):
+    start = int(np.random.SeedSequence(key).generate_state(1)[0])
+    return (np.atleast_1d(np.asarray(i)).astype(np.int64) + start) % n""", None),
+    (5, "data.py:batch_at", "rounded to the next size", "int(seen / per)", "round(seen / per)"),
+    (5, "data.py:batch_at", "grows for ever", " or seen > run.ramp[2]", ""),
+    (5, "data.py:rows_before", "the full batch from the beginning", """
+def rows_before(step, run):
+    return step * run.batch""", None),
+    (5, "data.py:rows_before", "a walk over all steps", """
+def rows_before(step, run):
+    seen = 0
+    for _ in range(step):
+        seen += batch_at(seen, run)
+    return seen""", None),
+    (5, "data.py:Split.window", "windows share their first token: they overlap by one",
+     "self.tokens[w * self.T:(w + 1) * self.T + 1]", "self.tokens[w * (self.T - 1):w * (self.T - 1) + self.T + 1]"),
+    (5, "data.py:Split.window", "the target is the token itself", "row[:-1], row[1:]", "row[:-1], row[:-1]"),
+    (5, "data.py:Split.window", "what is missing is scored as token 0", "np.full(self.T, IGNORE, np.int64)", "np.zeros(self.T, np.int64)"),
+    (5, "data.py:quotas", "rounded down, so that rows are missing", """
+def quotas(weights):
+    return (weights * CYCLE).astype(int)""", None),
+    (5, "data.py:quotas", "a small source gets nothing", "np.maximum(exact.astype(int), weights > 0)", "exact.astype(int)"),
+    (5, "data.py:quotas", "all that is left goes to the largest", "np.argsort(quota - exact)[:max(0, CYCLE - quota.sum())]", "[]"),
+    (5, "data.py:Rows.cycle", "unseeded order", "default_rng([self.run.seed, c])", "default_rng()"),
+    (5, "data.py:Rows.cycle", "each cycle in the same order", "default_rng([self.run.seed, c])", "default_rng([self.run.seed])"),
+    (5, "data.py:Rows.cycle", "drawn by share, not exactly",
+     "np.random.default_rng([self.run.seed, c]).permutation(sources)", "np.random.default_rng([self.run.seed, c]).choice(sources, CYCLE)"),
+    (5, "data.py:Rows.cycle", "source after source", "sources = np.random.default_rng([self.run.seed, c]).permutation(sources)", "pass"),
+    (5, "data.py:Rows.where", "each cycle begins at number 0", "c * self.quota[source[at]] + nth", "nth"),
+    (5, "data.py:Rows.where", "the number of the row in its cycle", "nth[slot[at]]", "slot[at]"),
+    (5, "data.py:Rows.windows", "every epoch in the same order", "(self.run.seed, 2, s, e)", "(self.run.seed, 2, s)"),
+    (5, "data.py:Rows.windows", "in the order of the file", "permuted(window[at], self.train[s].windows, (self.run.seed, 2, s, e))", "window[at]"),
+    (5, "data.py:Rows.windows", "drawn anew each time: some twice, some never",
+     "permuted(window[at], self.train[s].windows, (self.run.seed, 2, s, e))",
+     "np.random.default_rng([self.run.seed, s, e]).integers(self.train[s].windows, size=at.sum())"),
+    (5, "data.py:Rows.rows", "every process reads the same rows", "slice(rank * B, (rank + 1) * B)", "slice(0, B)"),
+    (5, "data.py:Rows.rows", "targets of this process for those of the step",
+     "int(np.minimum(self.T, tokens[source] - 1 - window * self.T).sum())", "int((y != IGNORE).sum())"),
+    (5, "data.py:Rows.rows", "rows that do not divide are left out", "math.ceil((end - first) / world)", "(end - first) // world"),
+    (5, "data.py:Rows.rows", "the step begins at step * batch of the full size", "rows_before(step, self.run), rows_before(step + 1, self.run)",
+     "step, step + self.run.batch"),
+    (5, "course/parts.py:save_state", "weights without the moments", "for i, values in state[\"state\"].items():", "for i, values in ():"),
+    (5, "course/parts.py:save_state", "Adam's count of steps is lost", "if torch.is_tensor(value):", "if torch.is_tensor(value) and key != 'step':"),
+    (5, "course/parts.py:save_state", "the next step for the one that is done", '"step": step,', '"step": step + 1,'),
+    (5, "course/parts.py:save_state", "a path only", 'if hasattr(out, "write"):', "if False:"),
+    (5, "course/parts.py:load_state", "the optimizer begins anew", "optimizer.load_state_dict({", "_ = ({"),
+    (5, "course/parts.py:load_state", "moments without the settings", '"param_groups": facts["groups"]', '"param_groups": optimizer.state_dict()["param_groups"]'),
+
+    # ---- filters ----
+    (6, "corpus/clean.py:word_repetition", "different n-grams are counted, not their places",
+     "counts[counts > 1].sum() / max(1, counts.sum())", "(counts > 1).sum() / max(1, len(counts))"),
+    (6, "corpus/clean.py:word_repetition", "the first place of each does not count", "counts[counts > 1].sum()", "(counts - 1).sum()"),
+    (6, "corpus/clean.py:word_repetition", "words as they stand", "words(text, row.lang)", "text.split()"),
+    (6, "corpus/clean.py:word_repetition", "at the limit a text goes", "<= row.word_max", "< row.word_max"),
+    (6, "corpus/clean.py:character_repetition", "the most frequent one only", "int(len(counts) ** 0.5)", "1"),
+    (6, "corpus/clean.py:character_repetition", "all that repeat", "min(int(len(counts) ** 0.5), int((counts > 1).sum()))", "int((counts > 1).sum())"),
+    (6, "corpus/clean.py:character_repetition", "those that occur once count too", "min(int(len(counts) ** 0.5), int((counts > 1).sum()))", "int(len(counts) ** 0.5)"),
+    (6, "corpus/clean.py:special_characters", "vowel signs of Indic scripts are special", "specials(codes(text)).mean()",
+     "(sum(not c.isalpha() for c in text) / len(text))"),
+    (6, "corpus/clean.py:special_characters", "spaces do not count", "specials(codes(text)).mean()", "specials(codes(text.replace(' ', ''))).mean()"),
+    (6, "corpus/clean.py:share_of", "words as they stand", "words(text, row.lang)", "text.split()"),
+    (6, "corpus/clean.py:share_of", "different words", "sum(w in known for w in found)", "len({w for w in found if w in known})"),
+    (6, "corpus/clean.py:share_of", "more than all", "min(1, count / max(1, len(found)))", "count / max(1, len(found))"),
+    (6, "corpus/clean.py:share_of", "neighbours are not looked up", "if row.joined is not None:", "if False:"),
+    (6, "corpus/clean.py:c4_lines", "lines that trail off stay", ' or line.rstrip().endswith("...")', ""),
+    (6, "corpus/clean.py:c4_lines", "phrases in lower case only", "phrase in line.lower()", "phrase in line"),
+    (6, "corpus/clean.py:c4_lines", "more than three words are needed", '< c4["line_words"]', '<= c4["line_words"]'),
+    (6, "corpus/clean.py:c4_lines", "marks of citations stay", "lines_where(re.sub(r\"\\[\\d{1,4}\\]|\\[edit\\]|\\[citation needed\\]\", \"\", text), wanted)", "lines_where(text, wanted)"),
+    (6, "corpus/clean.py:c4_document", "every sign ends a sentence", "sentences = len(re.findall(r\"[.?!]+[\\\"')\\]]*(?=\\s|$)\", text))",
+     "sentences = sum(text.count(c) for c in '.?!')"),
+    (6, "corpus/clean.py:c4_document", "quotation marks hide an end", "[.?!]+[\\\"')\\]]*(?=", "[.?!]+(?="),
+    (6, "corpus/clean.py:c4_document", "phrases in lower case only", "text.lower()", "text"),
+    (6, "corpus/personal.py:pii_email", "a pattern from the web", 'EMAIL.sub("PI:EMAIL", text) if "@" in text else text',
+     "re.sub(r'[A-Za-z0-9._%-]+@[A-Za-z0-9.-]+\\.[A-Za-z]{2,}', 'PI:EMAIL', text)"),
+    (6, "corpus/personal.py:pii_email", "the domain needs no dot", 'EMAIL.sub("PI:EMAIL", text) if "@" in text else text',
+     "re.sub(r'[\\w.+-]{1,64}@[\\w.-]{1,64}', 'PI:EMAIL', text)"),
+    (6, "corpus/personal.py:pii_user", "inside words too", 'USER.sub("PI:USER", text)', "re.sub(r'@\\w{3,64}', 'PI:USER', text)"),
+    (6, "corpus/personal.py:pii_user", "names of any length", 'USER.sub("PI:USER", text)', "re.sub(r'(?<!\\w)@\\w+', 'PI:USER', text)"),
+    (6, "corpus/personal.py:pii_ip", "numbers above 255, and versions", "IP.sub(address, text)",
+     "re.sub(r'\\d{1,3}(?:\\.\\d{1,3}){3}', 'PI:IP_ADDRESS', text)"),
+    (6, "corpus/personal.py:pii_ip", "the short form only", "IP.sub(address, text)",
+     "re.sub(r'(?<![\\w.])\\d{1,3}(?:\\.\\d{1,3}){3}(?!\\w|\\.\\d)', address, text)"),
+    (6, "corpus/personal.py:address", "nobody asks whether it is one", "        return match[0]\n    meant", "        pass\n    meant"),
+    (6, "corpus/personal.py:address", "idioms of programmers are addresses", "if meant else match[0]", "if True else match[0]"),
+    (6, "corpus/dedup.py:shingles", "case counts", "text.lower()", "text"),
+    (6, "corpus/dedup.py:shingles", "spaces and signs count", "if not signs.all():", "if False:"),
+    (6, "corpus/dedup.py:shingles", "signs never count", "if not signs.all():", "if True:"),
+    (6, "corpus/dedup.py:shingles", "pieces of 8, not runs", "return ngrams(ids, min(SHINGLE, max(1, len(ids))))", "return ngrams(ids, min(SHINGLE, max(1, len(ids))))[::SHINGLE]"),
+    (6, "corpus/dedup.py:signature", "one seed for all entries", """
+def signature(found):
+    return np.full(HASHES, mixed(found).min()).astype(np.uint16)""", None),
+    (6, "corpus/dedup.py:signature", "empty entries stay empty", "while full.any() and not full[source].all():", "while False:"),
+    (6, "corpus/dedup.py:signature", "the 128 smallest hashes, in order", """
+def signature(found):
+    smallest = np.unique(mixed(found))[:HASHES]
+    return np.resize(smallest, HASHES).astype(np.uint16)""", None),
+    (6, "corpus/dedup.py:signature", "the last hash, not the smallest", "np.minimum.at(minima, found % HASHES, found // HASHES)", "minima[found % HASHES] = found // HASHES"),
+    (6, "corpus/dedup.py:meeting", "all bands must agree", "1 - (1 - j ** r) ** b", "(j ** r) ** b"),
+    (6, "corpus/dedup.py:meeting", "b and r exchanged", "1 - (1 - j ** r) ** b", "1 - (1 - j ** b) ** r"),
+    (6, "corpus/dedup.py:bands", "the shortest bands", "(32, 16, 8, 4)", "(4, 8, 16, 32)"),
+    (6, "corpus/dedup.py:bands", "half of the pairs are enough", "0.98", "0.5"),
+
+    # ---- scores ----
+    (8, "evaluation/scoring.py:encode", "context and continuation are encoded apart",
+     "zip(contexts, wholes)", "zip(contexts, [c + tokenizer.encode_batch([k])[0] for c, (_, k) in zip(contexts, pairs)])"),
+    (8, "evaluation/scoring.py:encode", "a space at the end stays with the context", "context.rstrip() for", "context for"),
+    (8, "evaluation/scoring.py:encode", "what begins texts is left out", "[*tokenizer.begin, *ids]", "[*ids]"),
+    (8, "evaluation/scoring.py:fit", "cut on the right", "context[max(0, over):]", "context[:len(context) - max(0, over)]"),
+    (8, "evaluation/scoring.py:fit", "the last token counts as read", "len(context) + n - 1 - T", "len(context) + n - T"),
+    (8, "evaluation/scoring.py:fit", "a longer one is cut without a word", "if not 0 < n <= T:", "if False:"),
+    (8, "evaluation/scoring.py:row_scores", "logits for log-probabilities",
+     "p.append(-F.cross_entropy(logits.transpose(1, 2), y, ignore_index=IGNORE, reduction=\"none\"))",
+     "p.append(logits.gather(2, y.clamp(min=0).unsqueeze(2)).squeeze(2))"),
+    (8, "evaluation/scoring.py:row_scores", "the loss, not its negative", "-F.cross_entropy", "F.cross_entropy"),
+    (8, "evaluation/scoring.py:row_scores", "padding is scored", "logits.transpose(1, 2), y, ignore_index", "logits.transpose(1, 2), y.clamp(min=0), ignore_index"),
+    (8, "evaluation/scoring.py:row_scores", "all logits at once", "width = max(1, at_once // (len(ids) * model.cfg.vocab))", "width = ids.shape[1]"),
+    (8, "evaluation/scoring.py:row_scores", "no column fits", "max(1, at_once // (len(ids) * model.cfg.vocab))", "at_once // (len(ids) * model.cfg.vocab)"),
+    (8, "evaluation/scoring.py:mean", "biased variance", "(n - 1) / n", "n / n"),
+    (8, "evaluation/scoring.py:mean", "the deviation, not the error of the mean", "/ (n - 1) / n)", "/ (n - 1))"),
+    (8, "evaluation/scoring.py:rule_scores", "the space counts as a character", "len(choice.strip())", "len(choice)"),
+    (8, "evaluation/scoring.py:rule_scores", "bytes for characters", "len(choice.strip())", "len(choice.strip().encode())"),
+    (8, "evaluation/scoring.py:rule_scores", "the two are added", "own - p[n:]", "own + p[n:]"),
+    (8, "evaluation/scoring.py:normal", "articles inside words go too", r"\\b(a|an|the)\\b".replace("\\\\", "\\"), "(a|an|the)"),
+    (8, "evaluation/scoring.py:normal", "the first number", "found[-1]", "found[0]"),
+    (8, "evaluation/scoring.py:normal", "commas stay", '.replace(",", "")', ""),
+    (8, "evaluation/scoring.py:judge", "the lowest score is chosen", "np.argmax", "np.argmin"),
+    (8, "evaluation/scoring.py:judge", "the golds are compared as they stand", "normal(gold, number) for gold", "gold for gold"),
+    (8, "course/parts.py:bits_per_byte", "perplexity per token, of other tokenizers", "return nats / math.log(2) / len(text.encode())", "return math.exp(nats / len(text.split()))"),
+    (8, "course/parts.py:bits_per_byte", "characters for bytes", "len(text.encode())", "len(text)"),
+    (8, "course/parts.py:bits_per_byte", "nats for bits", "nats / math.log(2)", "nats"),
+    (8, "generate.py:candidates", "top-p drops the token that crosses the border, and so the first",
+     "(p.cumsum(-1) - p < draw.top_p)", "(p.cumsum(-1) < draw.top_p)"),
+    (8, "generate.py:candidates", "top-p looks at what was before top-k", "        p = p / p.sum(-1, keepdim=True)\n", "        pass\n"),
+    (8, "generate.py:candidates", "multiplied by the temperature", ") / draw.temperature)", ") * draw.temperature)"),
+    (8, "generate.py:candidates", "the temperature after the softmax",
+     "all_p = ((logits - logits.amax(-1, keepdim=True)) / draw.temperature).softmax(-1)", "all_p = logits.softmax(-1) / draw.temperature"),
+    (8, "generate.py:candidates", "512 tokens are always enough", "elif n < all_p.shape[1]:", "elif False:"),
+    (8, "generate.py:candidates", "min_p is a probability, not a share", "p >= draw.min_p * p[:, :1])", "p >= draw.min_p)"),
+    (8, "generate.py:candidates", "the penalty makes negative tokens likelier", "logits * draw.penalty", "logits / draw.penalty"),
+    (8, "generate.py:candidates", "the penalty is for all tokens", "torch.where(seen, less, logits)", "less"),
+    (8, "generate.py:choose", "the likeliest always", """
+def choose(logits, draw, u, seen=None):
+    p, ids = candidates(logits, draw, seen)
+    return ids.gather(1, p.argmax(-1, keepdim=True)).squeeze(1)""", None),
+    (8, "generate.py:choose", "u is not scaled to what is left", "(u * reach[:, -1])", "u"),
+    (8, "generate.py:choose", "u = 0 chooses what cannot follow", """
+def choose(logits, draw, u, seen=None):
+    p, ids = candidates(logits, draw, seen)
+    p = torch.zeros(logits.shape, dtype=torch.float64).scatter(1, ids, p.double())
+    reach = p.cumsum(-1)
+    at = torch.searchsorted(reach, (u * reach[:, -1]).unsqueeze(1))
+    return at.clamp(max=logits.shape[1] - 1).squeeze(1)""", None),
 ]
