@@ -74,6 +74,29 @@ TOKENIZER = Assignment(
             "course/parts.py:train_bpe", "course/parts.py:join"],
     left_out=["tests/test_tokenizer.py"])
 
+FERTILITY = Assignment(
+    2, "SentencePiece and fertility: which languages pay, and why",
+    ["corpus/pieces.py:shares", "corpus/pieces.py:short_lines", "tokenizer.py:piece_bytes",
+     "corpus/fertility.py:figures", "corpus/fertility.py:monolingual"],
+    {
+        "shares_by_hand": (6, "shares"),
+        "alpha_decides_between_sizes_and_languages": (5, "shares"),
+        "more_than_there_is_is_everything": (3, "shares"),
+        "lines_have_a_length_that_is_read": (3, "short_lines"),
+        "no_line_is_empty": (2, "short_lines"),
+        "pieces_become_bytes": (4, "piece_bytes"),
+        "what_only_looks_like_a_byte": (3, "piece_bytes"),
+        "a_count_by_hand": (6, "figures"),
+        "words_count_as_often_as_they_occur": (4, "figures"),
+        "words_that_are_cut": (4, "figures"),
+        "tokens_of_one_byte": (4, "figures"),
+        "the_space_before_a_word": (5, "figures"),
+        "what_is_measured_was_not_trained_on": (4, "monolingual figures"),
+        "the_criterion_of_bloom": (4, "monolingual figures"),
+        "too_little_text_is_left_out": (3, "monolingual figures"),
+    },
+    left_out=["tests/test_tokenizer.py", "tests/test_fertility.py"])
+
 DECODER = Assignment(
     3, "Parts of the decoder",
     ["model.py:layer_norm", "model.py:rms_norm", "model.py:gelu", "model.py:swiglu", "model.py:rope",
@@ -194,6 +217,24 @@ FILTERS = Assignment(
     hidden=[f"corpus/personal.py:{name}" for name in ("EMAIL", "USER", "IP")],
     left_out=["tests/test_clean.py", "tests/test_dedup.py"])
 
+SHARDING = Assignment(
+    7, "Sharding on two processes: what is summed, what is divided",
+    ["parallel.py:total", "course/parts.py:rows_of", "course/parts.py:sum_of_gradients",
+     "course/parts.py:reduce_scatter", "course/parts.py:norm_of_rows", "course/parts.py:gather"],
+    {
+        "a_total_by_hand": (10, "total"),
+        "a_total_loses_nothing": (8, "total"),
+        "rows_are_those_of_chunk": (10, "rows_of"),
+        "each_process_keeps_its_rows_of_the_sum": (12, "reduce_scatter rows_of"),
+        "rows_are_put_together_again": (10, "gather rows_of"),
+        "the_norm_of_what_is_kept_apart": (10, "norm_of_rows"),
+        "two_processes_equal_one": (10, "sum_of_gradients"),
+        "targets_weigh_the_same_on_every_process": (12, "sum_of_gradients"),
+        "who_has_no_gradient_takes_part": (8, "sum_of_gradients"),
+        "a_sharded_step_equals_a_whole_one": (10, "reduce_scatter gather norm_of_rows rows_of"),
+    },
+    seconds=30)
+
 SCORES = Assignment(
     8, "Zero-shot scores, normalisations, and drawing",
     ["evaluation/scoring.py:encode", "evaluation/scoring.py:fit", "evaluation/scoring.py:row_scores",
@@ -226,7 +267,33 @@ SCORES = Assignment(
     },
     left_out=["tests/test_evaluate.py", "tests/test_generate.py"])
 
-ASSIGNMENTS = {a.number: a for a in (TOKENIZER, DECODER, TRAINING, ROWS, FILTERS, SCORES)}
+BUDGET = Assignment(
+    9, "Decisions: ablations by small models, a scaling law, the budget of a life",
+    ["planning/law.py:predict", "planning/law.py:fit", "planning/law.py:compute_optimal",
+     "planning/law.py:cheapest", "planning/law.py:smooth", "planning/ablate.py:differences",
+     "train.py:flops_per_token"],
+    {
+        "the_law_by_hand": (4, "predict"),
+        "flops_by_hand": (5, "flops_per_token"),
+        "the_fit_finds_the_constants": (9, "fit predict"),
+        "one_bad_run_moves_little": (5, "fit predict"),
+        "resamplings_show_the_noise": (5, "fit predict"),
+        "the_best_use_of_training": (8, "compute_optimal predict"),
+        "the_cheapest_model_reaches_its_loss": (6, "cheapest compute_optimal predict"),
+        "the_cheapest_life": (8, "cheapest"),
+        "a_loss_out_of_reach": (2, "cheapest"),
+        "smoothing_by_hand": (4, "smooth"),
+        "differences_by_hand": (6, "differences"),
+        "intervals_come_from_the_seeds": (4, "differences"),
+        "what_the_seeds_share_cancels": (4, "differences"),
+    },
+    left_out=["tests/test_law.py", "tests/test_ablate.py"], seconds=40)
+
+# an own language: no function is cut, no test grades; its page has a rubric
+PROJECT = Assignment(10, "A corpus and a model of your language", [], {})
+
+ASSIGNMENTS = {a.number: a for a in (TOKENIZER, FERTILITY, DECODER, TRAINING, ROWS, FILTERS, SHARDING, SCORES,
+                                     BUDGET, PROJECT)}
 
 
 def get_assignment(number):
