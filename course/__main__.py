@@ -45,7 +45,7 @@ def bundle(args):
 
 
 def sweep(args):
-    from course import sweep as sweeping            # not in a handout
+    from course import sweep as sweeping  # not in a handout
     numbers = [args.number] if args.number else list(ASSIGNMENTS)
     sweeping.print_sweep([get_assignment(number) for number in numbers])
 
@@ -68,7 +68,7 @@ def main():
     p.set_defaults(run=bundle)
     p.add_argument("number", **number)
     p.add_argument("--out", required=True, metavar="FILE.zip")
-    p = commands.add_parser("sweep", doc=__doc__, help="try the tests on bodies removed and on wrong versions")
+    p = commands.add_parser("sweep", doc=__doc__, help="try the tests on wrong versions")
     p.set_defaults(run=sweep)
     p.add_argument("number", nargs="?", **number)
     args = ap.parse_args()

@@ -59,7 +59,8 @@ def run_gelu(in_features):
 
 def run_swiglu(d_model, d_ff, w1_weight, w2_weight, w3_weight, in_features):
     """w2(silu(w1 x) * w3 x)"""
-    return F.linear(model.swiglu(F.linear(in_features, w1_weight), F.linear(in_features, w3_weight)), w2_weight)
+    gate, x = F.linear(in_features, w1_weight), F.linear(in_features, w3_weight)
+    return F.linear(model.swiglu(gate, x), w2_weight)
 
 
 def run_softmax(in_features, dim):
@@ -72,7 +73,8 @@ def run_alibi_slopes(n_heads):
 
 
 def halves(x):
-    """Pairs of neighbours (2i, 2i+1), in the last axis, to pairs half of it apart: the even ones come first."""
+    """Pairs of neighbours (2i, 2i+1), in the last axis, to pairs half of it apart: the even ones come
+    first."""
     return torch.cat((x[..., 0::2], x[..., 1::2]), -1)
 
 
@@ -82,8 +84,8 @@ def neighbours(x):
 
 
 def run_rope(d_k, theta, max_seq_len, in_query_or_key, token_positions, pairs="neighbours"):
-    """Turn (..., T, D) by token_positions (..., T). `pairs`: "neighbours", as in CS336 and Meta's checkpoints,
-    or "halves", as in this program and in Hugging Face's."""
+    """Turn (..., T, D) by token_positions (..., T). `pairs`: "neighbours", as in CS336 and Meta's
+    checkpoints, or "halves", as in this program and in Hugging Face's."""
     x, lead = in_query_or_key, in_query_or_key.shape[:-2]
     flat = (halves(x) if pairs == "neighbours" else x).reshape(-1, 1, *x.shape[-2:])
     pos = torch.broadcast_to(token_positions, (*lead, x.shape[-2])).reshape(-1, x.shape[-2])
@@ -92,8 +94,8 @@ def run_rope(d_k, theta, max_seq_len, in_query_or_key, token_positions, pairs="n
 
 
 def run_scaled_dot_product_attention(Q, K, V, mask=None, slopes=None):
-    """(..., T, Dv) from Q (..., T, D), K (..., S, D), V (..., S, Dv), mask (..., T, S), True where a query sees
-    a key; no mask: it sees all. With `slopes` (H,) of ALiBi the axis before T is the heads."""
+    """(..., T, Dv) from Q (..., T, D), K (..., S, D), V (..., S, Dv), mask (..., T, S), True where a query
+    sees a key; no mask: it sees all. With `slopes` (H,) of ALiBi the axis before T is the heads."""
     lead, T, S = Q.shape[:-2], Q.shape[-2], K.shape[-2]
     heads = 1 if slopes is None else len(slopes)
     q, k, v = (x.reshape(-1, heads, *x.shape[-2:]) for x in (Q, K, V))
@@ -104,8 +106,9 @@ def run_scaled_dot_product_attention(Q, K, V, mask=None, slopes=None):
     return model.attention(q, k, v, pos, mask, slopes).reshape(*lead, T, V.shape[-1])
 
 
-def run_multihead_self_attention(d_model, num_heads, q_proj_weight, k_proj_weight, v_proj_weight, o_proj_weight,
-                                 in_features, turn=None):
+def run_multihead_self_attention(
+    d_model, num_heads, q_proj_weight, k_proj_weight, v_proj_weight, o_proj_weight, in_features, turn=None
+):
     """Causal attention of (..., T, C). `turn` is what happens to q and k (..., H, T, D)."""
     def heads(weight):
         x = F.linear(in_features, weight)
@@ -119,9 +122,19 @@ def run_multihead_self_attention(d_model, num_heads, q_proj_weight, k_proj_weigh
     return F.linear(y.transpose(-2, -3).flatten(-2), o_proj_weight)
 
 
-def run_multihead_self_attention_with_rope(d_model, num_heads, max_seq_len, theta, q_proj_weight, k_proj_weight,
-                                           v_proj_weight, o_proj_weight, in_features, token_positions=None,
-                                           pairs="neighbours"):
+def run_multihead_self_attention_with_rope(
+    d_model,
+    num_heads,
+    max_seq_len,
+    theta,
+    q_proj_weight,
+    k_proj_weight,
+    v_proj_weight,
+    o_proj_weight,
+    in_features,
+    token_positions=None,
+    pairs="neighbours",
+):
     pos = torch.arange(in_features.shape[-2]) if token_positions is None else token_positions
     pos = pos if pos.dim() == 1 else pos.unsqueeze(-2)                          # the same for all heads
 
@@ -201,8 +214,8 @@ def run_get_lr_cosine_schedule(it, max_learning_rate, min_learning_rate, warmup_
 
 
 def run_get_batch(dataset, batch_size, context_length, device, seed=None):
-    """x, y (B, T) from places of a token array that are drawn at random. (This program's own rows() draws none
-    twice: see run_rows().)"""
+    """x, y (B, T) from places of a token array that are drawn at random. (This program's own rows() draws
+    none twice: see run_rows().)"""
     starts = np.random.default_rng(seed).integers(0, len(dataset) - context_length, batch_size)
     rows = np.stack([dataset[i:i + context_length + 1] for i in starts]).astype(np.int64)
     rows = torch.from_numpy(rows).to(device)
@@ -240,10 +253,10 @@ def pieces_of(text, pattern):
 
 
 def run_train_bpe(input_path, vocab_size, special_tokens, pattern=GPT2, ties=max):
-    """(vocab {id: bytes}, merges [(bytes, bytes)]) of a text file. The special tokens get the first ids, and no
-    merge crosses one. `pattern` cuts text into pieces; tokenizer.PIECES is BLOOM's. Of equally frequent pairs
-    `ties` chooses by their bytes: CS336 takes the greater; this program takes the older, which for two pairs
-    of bytes is mostly `min`."""
+    """(vocab {id: bytes}, merges [(bytes, bytes)]) of a text file. The special tokens get the first ids, and
+    no merge crosses one. `pattern` cuts text into pieces; tokenizer.PIECES is BLOOM's. Of equally frequent
+    pairs `ties` chooses by their bytes: CS336 takes the greater; this program takes the older, which for two
+    pairs of bytes is mostly `min`."""
     with open(input_path, encoding="utf-8") as f:
         text = f.read()
     count = collections.Counter()
@@ -341,14 +354,15 @@ def run_mask_phone_numbers(text, mask="|||PHONE_NUMBER|||"):
 
 
 def run_rule(text, rule, lang="en"):
-    """What a rule of corpus/clean.py makes of a text: the text without what it takes out, or whether it stays.
-    run_rule("one\\nif {", "lines_with_code") -> "one" """
+    """What a rule of corpus/clean.py makes of a text: the text without what it takes out, or whether it
+    stays. run_rule("one\\nif {", "lines_with_code") -> "one" """
     return clean.RULES[rule](text, clean.Row(lang))
 
 
 def run_gopher_quality_filter(text):
-    """Whether a text has 50 to 100,000 words of 3 to 10 letters on average, at most 30% of lines that end in an
-    ellipsis, and 80% of words with a letter (Rae et al. 2021, appendix A). Neither BLOOM nor LLaMA uses it."""
+    """Whether a text has 50 to 100,000 words of 3 to 10 letters on average, at most 30% of lines that end in
+    an ellipsis, and 80% of words with a letter (Rae et al. 2021, appendix A). Neither BLOOM nor LLaMA uses
+    it."""
     found = regex.findall(r"\w+|[^\w\s]+", text)
     lines = text.splitlines()
     trailing = sum(line.rstrip().endswith(("...", "\u2026")) for line in lines)
@@ -405,7 +419,8 @@ def minhash_near(shingle_sets, num_hashes, num_bands, threshold):
     return drop
 
 
-def run_minhash_deduplication(input_files, num_hashes, num_bands, ngrams, jaccard_threshold, output_directory):
+def run_minhash_deduplication(input_files, num_hashes, num_bands, ngrams, jaccard_threshold,
+output_directory):
     """Write the files that are no near duplicate of an earlier one. Texts are compared by runs of `ngrams`
     words, in lower case, without accents and signs."""
     texts, sets = read_texts(input_files), []

@@ -39,7 +39,8 @@ def short(function):
     return function.partition(":")[2]
 
 
-# what stands in a handout in the place of corpus/bpe.py's fast form
+# what stands in a handout in the place of a fast form
+PLAIN_LOSS = "from model import cross_entropy as plain\nreturn plain(x, weight, targets)"
 PLAIN_BPE = """from tokenizer import merge_most_frequent
 merges = merge_most_frequent(count, vocab)
 most = len(SPECIALS) + len(BYTES) + len(merges)
@@ -98,9 +99,19 @@ FERTILITY = Assignment(
     left_out=["tests/test_tokenizer.py", "tests/test_fertility.py"])
 
 DECODER = Assignment(
-    3, "Parts of the decoder",
-    ["model.py:layer_norm", "model.py:rms_norm", "model.py:gelu", "model.py:swiglu", "model.py:rope",
-     "model.py:alibi_slopes", "model.py:attention", "model.py:Attention.forward", "model.py:places"],
+    3,
+    "Parts of the decoder",
+    [
+        "model.py:layer_norm",
+        "model.py:rms_norm",
+        "model.py:gelu",
+        "model.py:swiglu",
+        "model.py:rope",
+        "model.py:alibi_slopes",
+        "model.py:attention",
+        "model.py:Attention.forward",
+        "model.py:places",
+    ],
     {
         "layer_norm_by_hand": (4, "layer_norm"),
         "rms_norm_by_hand": (4, "rms_norm"),
@@ -122,17 +133,28 @@ DECODER = Assignment(
         "places_with_left_padding": (6, "places"),
         "heads_are_cut_and_put_together": (4, "Attention.forward"),
         "positions_turn_q_and_k_or_give_slopes": (2, "Attention.forward rope alibi_slopes"),
-        "cached_equals_uncached_in_bloom": (3, "layer_norm gelu alibi_slopes attention Attention.forward places"),
+        "cached_equals_uncached_in_bloom": (
+            3,
+            "layer_norm gelu alibi_slopes attention Attention.forward places",
+        ),
         "cached_equals_uncached_in_llama": (3, "rms_norm swiglu rope attention Attention.forward places"),
     },
     plain={"fast/attention.py:choose": "return attention"},
     hidden=[f"fast/attention.py:{name}" for name in ("bias", "fused", "blocks", "flex", "folded")],
-    left_out=["tests/test_model.py", "tests/test_attention.py"])
+    left_out=["tests/test_model.py", "tests/test_attention.py"],
+)
 
 TRAINING = Assignment(
-    4, "Loss, optimizer and schedule",
-    ["model.py:cross_entropy", "train.py:lr_at", "train.py:adamw", "train.py:gradients",
-     "course/parts.py:adamw_step", "course/parts.py:clip_gradients"],
+    4,
+    "Loss, optimizer and schedule",
+    [
+        "model.py:cross_entropy",
+        "train.py:lr_at",
+        "train.py:adamw",
+        "train.py:gradients",
+        "course/parts.py:adamw_step",
+        "course/parts.py:clip_gradients",
+    ],
     {
         "loss_of_equal_logits": (6, "cross_entropy"),
         "loss_leaves_out_what_is_not_scored": (6, "cross_entropy"),
@@ -151,8 +173,8 @@ TRAINING = Assignment(
         "rows_of_unequal_length_weigh_by_their_targets": (6, "gradients"),
         "products_are_made_in_the_precision_that_is_asked_for": (5, "gradients"),
     },
-    plain={"fast/loss.py:cross_entropy": "from model import cross_entropy as plain\nreturn plain(x, weight, targets)"},
-    hidden=["fast/loss.py:loss_and_gradient", "fast/loss.py:SummedLoss.forward", "fast/loss.py:SummedLoss.backward"],
+    plain={"fast/loss.py:cross_entropy": PLAIN_LOSS},
+    hidden=[f"fast/loss.py:{n}" for n in ("loss_and_gradient", "SummedLoss.forward", "SummedLoss.backward")],
     left_out=["tests/test_loss.py", "tests/test_train.py"])
 
 # a step of rows needs all that comes before it
@@ -307,6 +329,6 @@ def read_test_file(number):
         return f.read()
 
 
-def test_names(source):
+def names_of_tests(source):
     """The names of the tests in a source, without "test_"."""
     return re.findall(r"^def test_(\w+)", source, re.M)

@@ -106,13 +106,20 @@ def copy_files(root, out, left_out=()):
             shutil.copyfile(f"{root}/{path}", f"{out}/{path}")
 
 
+def cut_sources(assignment, root=ROOT):
+    """{file: its source in a handout} of the files that lose something."""
+    found = {}
+    for path, names in by_file([*assignment.functions, *assignment.hidden, *assignment.plain]).items():
+        with open(f"{root}/{path}", encoding="utf-8") as f:
+            source = f.read()
+        plain = {name: assignment.plain.get(f"{path}:{name}") for name in names}
+        found[path] = without(source, names, assignment.number, plain)
+    return found
+
+
 def write_handout(assignment, out, root=ROOT):
     """Copy the repository at `root` to the new folder `out`, without what the assignment asks for."""
     copy_files(root, out, [*TEACHERS, *assignment.left_out])
-    gone = by_file([*assignment.functions, *assignment.hidden, *assignment.plain])
-    for path, names in gone.items():
-        with open(f"{out}/{path}", encoding="utf-8") as f:
-            source = f.read()
-        plain = {name: assignment.plain.get(f"{path}:{name}") for name in names}
+    for path, source in cut_sources(assignment, root).items():
         with open(f"{out}/{path}", "w", encoding="utf-8") as f:
-            f.write(without(source, names, assignment.number, plain))
+            f.write(source)

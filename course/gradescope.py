@@ -1,10 +1,11 @@
-"""The archive that Gradescope takes as an autograder: it unpacks it at /autograder/source, runs setup.sh once,
-and run_autograder for each submission. The archive holds a handout, so no student can find a solution in it.
+"""The archive that Gradescope takes as an autograder: it unpacks it at /autograder/source, runs setup.sh
+once, and run_autograder for each submission. The archive holds a handout, so no student can find a solution
+in it.
 """
 import os
 import zipfile
 
-from course import cut
+from course import cut, grading
 
 SETUP = """#!/usr/bin/env bash
 # makes the environment of the grader; Python 3.11 or newer
@@ -33,6 +34,7 @@ if [ "$(id -u)" = 0 ] && [ "$HERE" = /autograder ]; then NOBODY=--nobody; fi
 
 def write_bundle(assignment, out, scratch):
     """Write the archive of an assignment to file `out`."""
+    grading.check_graded_by_tests(assignment)
     cut.write_handout(assignment, f"{scratch}/grader")
     more = "scipy" if "planning/law.py:fit" in assignment.functions else ""
     scripts = {"setup.sh": SETUP.format(more=more), "run_autograder": RUN.format(number=assignment.number)}

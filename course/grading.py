@@ -2,8 +2,8 @@
 
     results = grade("submission", get_assignment(3))
 
-Of the submission only the files of the assignment are read. They go into a fresh copy of this repository, so no
-other file of a student takes part: no conftest.py, no torch.py, no test. runner.py runs the tests there.
+Of the submission only the files of the assignment are read. They go into a fresh copy of this repository, so
+no other file of a student takes part: no conftest.py, no torch.py, no test. runner.py runs the tests there.
 """
 import ast
 import dataclasses
@@ -72,7 +72,7 @@ def fingerprint(*folders):
 def run(job, tests, seconds):
     """{(copy, file, test): [verdict, what else]} of what one start of the runner says about `tests`."""
     environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
-    environment["OBJC_DISABLE_INITIALIZE_FORK_SAFETY"] = "YES"         # macOS: libraries are imported, then fork
+    environment["OBJC_DISABLE_INITIALIZE_FORK_SAFETY"] = "YES"         # macOS: fork comes after imports
     program = subprocess.Popen([sys.executable, "-I", f"{HERE}/runner.py"], stdin=subprocess.PIPE, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     with program:
@@ -124,13 +124,18 @@ def sentence(verdict, more, hint, seconds):
 def hints(number):
     """{test: its docstring in one line}"""
     module = ast.parse(read_test_file(number))
-    functions = [node for node in module.body if isinstance(node, ast.FunctionDef)]
-    return {node.name.removeprefix("test_"): " ".join((ast.get_docstring(node) or "").split())
-            for node in functions}
+    tests = [node for node in module.body if getattr(node, "name", "").startswith("test_")]
+    return {node.name.removeprefix("test_"): " ".join(ast.get_docstring(node).split()) for node in tests}
+
+
+def check_graded_by_tests(assignment):
+    if not assignment.tests:
+        raise ValueError(f"assignment {assignment.number} is graded by people: its page has the points")
 
 
 def grade(folder, assignment, nobody=False):
     """(list of Results, names of the files that are missing)"""
+    check_graded_by_tests(assignment)
     if not os.path.isdir(folder):
         raise ValueError(f"{folder} is no folder; give the one with {', '.join(assignment.files())}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:

@@ -1,6 +1,8 @@
-"""Equations that the program leaves to libraries, written out: assignments ask for them, adapters.py uses them.
+"""Equations that the program leaves to libraries, written out: assignments ask for them, adapters.py uses
+them.
 
-They are short and slow. The program itself has fused kernels, tiktoken, FSDP and its checkpoints for the same.
+They are short and slow. The program itself has fused kernels, tiktoken, FSDP and its checkpoints for the
+same.
 
 Letters: n rows
 """

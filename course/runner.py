@@ -5,8 +5,8 @@ student's files, so an endless loop, an exit, a flood or a hog ends with it. Whe
 starts this program once for each test.
 
 It reads a job from standard input, one JSON object, and writes a line for each test to standard output:
-[token, copy, file, test, verdict, what else]. The token is a secret between the grader and this program: what a student's
-code prints is no verdict.
+[token, copy, file, test, verdict, what else]. The token is a secret between the grader and this program:
+what a student's code prints is no verdict.
 """
 import contextlib
 import json

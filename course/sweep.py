@@ -6,7 +6,7 @@
 """
 import compileall
 import contextlib
-import shutil
+import os
 import tempfile
 
 from course import cut, grading
@@ -32,16 +32,22 @@ class Trees:
         cut.copy_files(cut.ROOT, self.plain)
         compileall.compile_dir(self.plain, quiet=2)         # what does not change is not compiled again
 
-    def copy(self, name):
-        return shutil.copytree(self.plain, f"{self.scratch}/{name}")
-
     def change(self, name, path, change):
-        """A copy in which file `path` is what the function `change` makes of it."""
-        tree = self.copy(name)
+        """A copy in which file `path` is what the function `change` makes of it; the rest are links."""
+        tree, folders = f"{self.scratch}/{name}", path.split("/")[:-1]
+        for depth in range(len(folders) + 1):
+            at = "/".join(folders[:depth])
+            if os.path.islink(f"{tree}/{at}"):
+                os.remove(f"{tree}/{at}")
+            os.makedirs(f"{tree}/{at}")
+            for entry in os.listdir(f"{self.plain}/{at}"):
+                os.symlink(f"{self.plain}/{at}/{entry}", f"{tree}/{at}/{entry}")
         with open(f"{tree}/{path}", encoding="utf-8") as f:
             source = change(f.read())
+        os.remove(f"{tree}/{path}")
         with open(f"{tree}/{path}", "w", encoding="utf-8") as f:
             f.write(source)
+        os.utime(f"{tree}/{path}", (0, 0))              # or what was compiled may be taken for it
         return tree
 
     def ask(self, tree, assignment, tests):
@@ -62,7 +68,7 @@ def needing(assignment, function):
 
 
 def try_handout(trees, assignment, others):
-    """[(what, problems)] of the assignment as it is, and of its handout."""
+    """A function that gives the problems of the assignment as it is, and of its handout."""
     own = trees.ask(trees.plain, assignment, assignment.tests)
     tree = f"{trees.scratch}/handout-{assignment.number}"
     cut.write_handout(assignment, tree)
@@ -88,7 +94,8 @@ def try_removed(trees, assignment, function):
 
     def judge():
         right = {test: MISSING if test in wanted else PASSED for test in found}
-        return [f"{name} removed: {test} is {v}, not {right[test]}" for test, v in found.items() if v != right[test]]
+        return [f"{name} removed: {test} is {verdict}, not {right[test]}"
+                for test, verdict in found.items() if verdict != right[test]]
     return judge
 
 
@@ -101,16 +108,18 @@ def try_wrong(trees, number, wrong):
     return found, lambda: [] if set(found.values()) - {PASSED} else [f"{name}: {mistake}: no test fails"]
 
 
-def run_sweep(assignments, functions=None, wrong=None):
-    """(rows of the table, problems). `functions` and `wrong`: only these, to be quick."""
+def run_sweep(assignments, wrong=WRONG, handouts=True):
+    """(rows of the table, problems). `wrong`: these only. Without `handouts` nothing but functions is
+    tried."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, contextlib.chdir(cut.ROOT):
         trees, judges, lines = Trees(scratch), [], []
         for assignment in assignments:
-            judges.append(try_handout(trees, assignment, assignments))
-            for function in assignment.functions if functions is None else functions:
+            if handouts:
+                judges.append(try_handout(trees, assignment, assignments))
+            for function in assignment.functions:
                 judges.append(try_removed(trees, assignment, function))
         numbers = [assignment.number for assignment in assignments]
-        for number, one in enumerate(WRONG if wrong is None else wrong):
+        for number, one in enumerate(wrong):
             if one[0] in numbers:
                 found, judge = try_wrong(trees, number, one)
                 judges.append(judge)
@@ -126,7 +135,9 @@ def run_sweep(assignments, functions=None, wrong=None):
 def table(rows):
     """The rows in Markdown."""
     lines = ["| | function | mistake | fails |", "|---|---|---|---|"]
-    return "\n".join(lines + [f"| {n} | `{name}` | {mistake} | {failed} |" for n, name, mistake, failed in rows])
+    for n, name, mistake, failed in rows:
+        lines.append(f"| {n} | `{name}` | {mistake} | {failed} |")
+    return "\n".join(lines)
 
 
 def print_sweep(assignments):

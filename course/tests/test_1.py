@@ -22,7 +22,8 @@ def test_pairs_count_as_often_as_their_piece():
 
 
 def test_ties_go_to_the_older_parts():
-    """Equally frequent pairs: the one whose first part is older, then whose second part is. Bytes are oldest."""
+    """Equally frequent pairs: the one whose first part is older, then whose second part is. Bytes are
+    oldest."""
     want = [(b"a", b"b"), (b"x", b"y"), (b"ab", b"c")]
     assert tokenizer.merge_most_frequent({"xy": 2, "abc": 2}, FIRST + 3) == want
     assert tokenizer.merge_most_frequent({"abc": 2, "xy": 2}, FIRST + 3) == want

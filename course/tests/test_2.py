@@ -14,7 +14,8 @@ class Pairs:
         cut = []
         for text in texts:
             data = text.encode()
-            cut.append([int.from_bytes(b"\1" + data[i:i + self.size]) for i in range(0, len(data), self.size)])
+            starts = range(0, len(data), self.size)
+            cut.append([int.from_bytes(b"\1" + data[i:i + self.size]) for i in starts])
         return cut
 
     def bytes_of(self, i):
@@ -26,7 +27,7 @@ class Pairs:
 def test_shares_by_hand():
     """en has 900 bytes and yo 100, 500 are wanted, alpha is 1/2: the parts are as 30 to 10."""
     got = pieces.shares({"en": 900, "yo": 100}, 500, 0.5)
-    assert abs(got["en"] - 375 / 900) < 1e-9 and got["yo"] == 1.0, "125 of 100 bytes: a language is not repeated"
+    assert abs(got["en"] - 375 / 900) < 1e-9 and got["yo"] == 1.0, "a language is not repeated"
 
 
 def test_alpha_decides_between_sizes_and_languages():
@@ -99,14 +100,15 @@ def test_tokens_of_one_byte():
 
 
 def test_the_space_before_a_word():
-    """A word of a text has a space before it. SentencePiece puts it there itself; before Han there is none."""
+    """A word of a text has a space before it. SentencePiece puts it there itself; before Han there is none.
+    A word of a text has a space before it. SentencePiece puts it there itself; before Han there is none."""
     t = Pairs(space=True)
     fertility.figures(t, ["abc"], "en")
     assert t.asked[1:] == ["abc"]
     t = Pairs()
     f = fertility.figures(t, ["你好 ok"], "zh")
     assert sorted(t.asked[1:]) == sorted(["你", "好", " ok"])
-    assert f["words"] == 3 and abs(f["fertility"] - (2 + 2 + 2) / 3) < 1e-9
+    assert f["words"] == 3 and f["bytes"] == 9 and abs(f["fertility"] - (2 + 2 + 2) / 3) < 1e-9
 
 
 def with_own(languages, size_of_own, tokenizer=None):
@@ -132,6 +134,8 @@ def test_the_criterion_of_bloom():
     """`worse` says by which share of ours the tokenizer for one language alone is lower."""
     got, _ = with_own({"en": ["abcdefg"] * 10}, 4)
     assert got["en"]["fertility"] == 4 and got["en"]["alone"] == 2 and got["en"]["worse"] == 0.5
+    got, _ = with_own({"en": ["ab" if i % 10 else "abcdefg" for i in range(20)]}, 4)
+    assert got["en"]["fertility"] == 4, "of the documents that are held out"
     got, _ = with_own({"en": ["abcdefg"] * 10}, 1)
     assert got["en"]["worse"] == -1
 

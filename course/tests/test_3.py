@@ -35,7 +35,8 @@ def test_rms_norm_by_hand():
 
 def test_norms_survive_half_precision():
     """300 squared is no float16: compute in float32, and give back the dtype of the weight."""
-    x, one = torch.tensor([[300.0, -300.0, 100.0, 0.0]], dtype=torch.float16), torch.ones(4, dtype=torch.float16)
+    x = torch.tensor([[300.0, -300.0, 100.0, 0.0]], dtype=torch.float16)
+    one = torch.ones(4, dtype=torch.float16)
     for got in (model.rms_norm(x, one, 1e-6), model.layer_norm(x, one, 0 * one, 1e-6)):
         assert got.dtype == torch.float16 and bool(got.isfinite().all()) and float(got[0, 0]) > 1
     stream = torch.tensor([[1.0, 2.0]])
@@ -226,7 +227,8 @@ def test_heads_are_cut_and_put_together():
 
 
 def test_positions_turn_q_and_k_or_give_slopes():
-    """With "rope" both q and k are turned, v is not; with "alibi" nothing is, and attention gets the slopes."""
+    """With "rope" both q and k are turned, v is not; with "alibi" nothing is, and attention gets the
+    slopes."""
     x, pos, seen = draw(1, 3, 8), torch.tensor([[4, 5, 6]]), {}
 
     def attend(q, k, v, pos, mask, slopes):
@@ -238,7 +240,8 @@ def test_positions_turn_q_and_k_or_give_slopes():
             module.qkv.weight.copy_(draw(24, 8, seed=1))
             module(x, pos, None, None)
     q, k, v, _ = seen["none"]
-    assert near(seen["rope"][0], model.rope(q, pos, 100.0)) and near(seen["rope"][1], model.rope(k, pos, 100.0))
+    assert near(seen["rope"][0], model.rope(q, pos, 100.0))
+    assert near(seen["rope"][1], model.rope(k, pos, 100.0))
     assert near(seen["rope"][2], v) and seen["rope"][3] is None
     assert near(seen["alibi"][0], q) and near(seen["alibi"][3], model.alibi_slopes(2))
 

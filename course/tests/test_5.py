@@ -23,7 +23,8 @@ def test_one_number_alone_is_the_same():
     for i in (0, 1, 500, 999):
         assert int(data.permuted(i, n, (7, 1))[0]) == whole[i]
     some = np.array([999, 3, 3, 500])
-    assert data.permuted(some, n, (7, 1)).tolist() == whole[some].tolist() and some.tolist() == [999, 3, 3, 500]
+    assert data.permuted(some, n, (7, 1)).tolist() == whole[some].tolist()
+    assert some.tolist() == [999, 3, 3, 500]
     assert data.permuted(np.arange(n), n, (7, 1)).tolist() == whole.tolist()
 
 
@@ -84,12 +85,14 @@ def split_of(tokens, T=4):
 
 
 def test_a_window_has_the_token_after_it():
-    """y is x one token later. Windows share no target, and the last token of one is the first of the next x."""
+    """y is x one token later. Windows share no target, and the last token of one is the first of the next
+    x."""
     split = split_of(range(10, 19))
     assert split.windows == 2
     for w in (0, 1):
         x, y = split.window(w)
-        assert x.tolist() == list(range(10 + 4 * w, 14 + 4 * w)) and y.tolist() == list(range(11 + 4 * w, 15 + 4 * w))
+        assert x.tolist() == list(range(10 + 4 * w, 14 + 4 * w))
+        assert y.tolist() == list(range(11 + 4 * w, 15 + 4 * w))
         assert x.dtype == y.dtype == np.int64
 
 
@@ -100,7 +103,8 @@ def test_the_last_window_is_filled_up():
 
 
 def test_shares_become_whole_rows():
-    """The quotas of a cycle have its length as their sum, each is off by less than a row, none above 0 gets 0."""
+    """The quotas of a cycle have its length as their sum, each is off by less than a row, none above 0 gets
+    0."""
     cycle = data.CYCLE
     quota = data.quotas(np.array([0.5, 0.3, 0.2]))
     assert quota.sum() == cycle and np.abs(quota - np.array([0.5, 0.3, 0.2]) * cycle).max() < 1
@@ -121,7 +125,8 @@ def rows_of(windows=(5, 3), quota=(40_000, 25_536), batch=4, seed=1, T=4):
 
 
 def test_a_cycle_holds_each_share_exactly():
-    """A cycle is the sources in a random order that follows from (seed, cycle), and counts the rows of each."""
+    """A cycle is the sources in a random order that follows from (seed, cycle), and counts the rows of
+    each."""
     rows = rows_of()
     sources, nth = rows.cycle(3)
     assert np.bincount(sources).tolist() == [40_000, 25_536]
@@ -160,7 +165,8 @@ def test_each_window_comes_once_per_epoch():
 
 
 def test_processes_share_a_step():
-    """1, 2, 3 or 4 processes: together they read the rows of the step, each once; what is left has no target."""
+    """1, 2, 3 or 4 processes: together they read the rows of the step, each once; what is left has no
+    target."""
     rows = rows_of(windows=(50, 31), batch=6)
     for step in (0, 5):
         x, y, which, valid = rows.rows(step)
@@ -201,7 +207,8 @@ def train_on(net, optimizer, steps):
 
 
 def test_resume_equals_not_stopping():
-    """Stop after 4 steps and go on in a new program: after 8 steps each weight is the same to the last bit."""
+    """Stop after 4 steps and go on in a new program: after 8 steps each weight is the same to the last bit.
+    Stop after 4 steps and go on in a new program: after 8 steps each weight is the same to the last bit."""
     never, optimizer = training()
     train_on(never, optimizer, range(8))
     net, optimizer = training()
@@ -232,7 +239,8 @@ def test_settings_of_the_optimizer_come_back():
     """The learning rate and the decay of each group are part of the state too."""
     net, optimizer = training()
     optimizer.param_groups[0].update(lr=0.125, weight_decay=0.5)
-    train_on(net, types.SimpleNamespace(param_groups=[], zero_grad=lambda: None, step=optimizer.step), range(1))
+    same_rate = types.SimpleNamespace(param_groups=[], zero_grad=lambda: None, step=optimizer.step)
+    train_on(net, same_rate, range(1))
     parts.save_state("saved", net, optimizer, 1)
     again, other = training(seed=1)
     parts.load_state("saved", again, other)

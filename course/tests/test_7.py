@@ -26,7 +26,8 @@ def join(rank, world, path, pipe, work):
 
 
 def on(world, work):
-    """[work(rank) for each of `world` processes], plain numbers and lists. The first that fails is an error."""
+    """[work(rank) for each of `world` processes], plain numbers and lists. The first that fails is an
+    error."""
     context = multiprocessing.get_context("fork")
     path, pipes = os.path.abspath(f"store-{os.urandom(8).hex()}"), {}
     for rank in range(world):
@@ -61,7 +62,7 @@ def test_a_total_by_hand():
     """Process 0 has 1 and process 1 has 10: both get 11. A list of numbers is summed place by place."""
     assert on(2, lambda rank: parallel.total([1.0, 10.0][rank]).item()) == [11, 11]
     assert on(2, lambda rank: parallel.total([rank, 2.0, 1.5]).tolist()) == [[1, 4, 3]] * 2
-    assert parallel.total(3).item() == 3 and parallel.total([1, 2]).tolist() == [1, 2], "one process: no change"
+    assert parallel.total(3).item() == 3 and parallel.total([1, 2]).tolist() == [1, 2]
 
 
 def test_a_total_loses_nothing():
@@ -86,7 +87,8 @@ def test_rows_are_those_of_chunk():
             cut = [list(range(n))[slice(*parts.rows_of(n, r, world))] for r in range(world)]
             chunks = [c.tolist() for c in torch.arange(n).chunk(world)] if n else []
             assert [c for c in cut if c] == [c for c in chunks if c]
-            assert all(0 <= first <= end <= n for first, end in (parts.rows_of(n, r, world) for r in range(world)))
+            bounds = [parts.rows_of(n, r, world) for r in range(world)]
+            assert all(0 <= first <= end <= n for first, end in bounds)
 
 
 def test_each_process_keeps_its_rows_of_the_sum():
@@ -161,13 +163,15 @@ def test_two_processes_equal_one():
 
 
 def test_targets_weigh_the_same_on_every_process():
-    """12 targets here and 3 there: the mean of two means is not the mean. What is divided by what, and when?"""
+    """12 targets here and 3 there: the mean of two means is not the mean. What is divided by what, and
+    when?"""
     compare([6, 6, 1, 2])
     compare([6, 6, 0, 0])
 
 
 def test_who_has_no_gradient_takes_part():
-    """A parameter that one process did not use: the other one waits for its sum, and zero is a gradient too."""
+    """A parameter that one process did not use: the other one waits for its sum, and zero is a gradient
+    too."""
     class Two(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -185,7 +189,8 @@ def test_who_has_no_gradient_takes_part():
 
 
 def test_a_sharded_step_equals_a_whole_one():
-    """Each process updates its rows with the sum of the gradients, clipped by the norm of all; then they meet."""
+    """Each process updates its rows with the sum of the gradients, clipped by the norm of all; then they
+    meet."""
     weight, grads = draw(5, 3), [draw(5, 3, seed=s) for s in (1, 2)]
     whole = grads[0] + grads[1]
     momentum = weight * 0.1

@@ -35,7 +35,8 @@ class Words:
 # ---- texts to ids ----
 
 def test_the_border_is_cut_by_ids():
-    """Encode the whole and cut it after the ids of the context; a space at the end goes to the continuation."""
+    """Encode the whole and cut it after the ids of the context; a space at the end goes to the
+    continuation."""
     t = Words()
     whole = t.encode("the cat sat down")
     for context, continuation in (("the cat", " sat down"), ("the cat ", "sat down"), ("the cat \n ", "sat")):
@@ -161,7 +162,8 @@ def test_targets_and_written_answers():
     item = {"context": "x", "answer": ["The Seine", "seine river"]}
     assert scoring.judge(item, "seine.")["right"] == {"match": True}
     assert scoring.judge(item, "the Loire")["right"] == {"match": False}
-    assert scoring.judge({"context": "x", "answer": "1200", "number": True}, "= 1,200")["right"] == {"match": True}
+    item = {"context": "x", "answer": "1200", "number": True}
+    assert scoring.judge(item, "= 1,200")["right"] == {"match": True}
 
 
 def test_tokenizers_are_compared_by_bytes():
@@ -190,7 +192,8 @@ EVERYTHING, TWO, ONE = {0: 0.1, 1: 0.5, 2: 0.25, 3: 0.15}, {1: 0.667, 2: 0.333},
 def test_temperature():
     """Logits are divided by it before the softmax; 0 is the likeliest alone."""
     assert kept() == EVERYTHING and kept(temperature=0) == ONE
-    assert abs(kept(temperature=0.5)[1] - 0.25 / 0.345) < 2e-3 and abs(kept(temperature=2.0)[0] - 0.1625) < 5e-3
+    assert abs(kept(temperature=0.5)[1] - 0.25 / 0.345) < 2e-3
+    assert abs(kept(temperature=2.0)[0] - 0.1625) < 5e-3
 
 
 def test_the_k_likeliest():

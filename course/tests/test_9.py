@@ -16,14 +16,16 @@ def near(a, b, share=1e-6):
 # ---- the law ----
 
 def test_the_law_by_hand():
-    """E + A / N^alpha + B / D^beta, for numbers and for arrays: with powers 1/2 and 1 it can be done by head."""
+    """E + A / N^alpha + B / D^beta, for numbers and for arrays: with powers 1/2 and 1 it can be done by
+    head."""
     one = {"E": 2.0, "A": 30.0, "B": 400.0, "alpha": 0.5, "beta": 1.0}
     assert near(law.predict(one, 100, 800), 2 + 3 + 0.5)
     assert near(law.predict(one, np.array([100.0, 900.0]), np.array([800.0, 400.0])), [5.5, 4.0])
 
 
 def test_flops_by_hand():
-    """6 for each weight in a product; for each key seen 12 per layer and width. A lookup multiplies nothing."""
+    """6 for each weight in a product; for each key seen 12 per layer and width. A lookup multiplies
+    nothing."""
     m = types.SimpleNamespace(tied=True, vocab=100, dim=10, layers=2, context=50)
     assert train.flops_per_token(m, 5000) == 6 * 5000 + 12 * 2 * 10 * 50
     m.tied = False
@@ -35,7 +37,8 @@ def grid():
 
 
 def test_the_fit_finds_the_constants():
-    """Losses that obey a law exactly: the fit must find its five constants. Fit logarithms, from several starts."""
+    """Losses that obey a law exactly: the fit must find its five constants. Fit logarithms, from several
+    starts."""
     N, D = grid()
     for one in (LAW, {"E": 2.0, "A": 400.0, "B": 200.0, "alpha": 0.5, "beta": 0.4}):
         found, laws = law.fit(N, D, law.predict(one, N, D), 2)
@@ -77,8 +80,8 @@ def test_the_best_use_of_training():
 
 
 def test_the_cheapest_model_reaches_its_loss():
-    """Whatever it will serve, the model reaches the loss that is asked for; without serving it is the best of its
-    training FLOPs."""
+    """Whatever it will serve, the model reaches the loss that is asked for; without serving it is the best
+    of its training FLOPs."""
     for one in LAWS:
         for served in (0, 1e9, 1e12):
             assert near(law.predict(one, *law.cheapest(one, 2.0, served)), 2.0)
@@ -113,7 +116,8 @@ def test_a_loss_out_of_reach():
 # ---- curves and ablations ----
 
 def test_smoothing_by_hand():
-    """The mean of y and its neighbours: a fifth of those before it on each side, so the beginning stays sharp."""
+    """The mean of y and its neighbours: a fifth of those before it on each side, so the beginning stays
+    sharp."""
     y = np.array([5.0, 9.0, 1.0, 7.0, 3.0, 8.0, 6.0])
     got = law.smooth(y)
     assert near(got[:5], y[:5]) and near(got[5], (3 + 8 + 6) / 3) and near(got[6], (8 + 6) / 2)
@@ -124,12 +128,18 @@ def results(scores):
     found = []
     for seed in range(3):
         for (a, b), losses in scores.items():
-            found.append({"choices": {"m.a": a, "m.b": b}, "seed": seed, "run": "", "scores": {"loss": losses[seed]}})
+            choices = {"m.a": a, "m.b": b}
+            found.append({"choices": choices, "seed": seed, "run": "", "scores": {"loss": losses[seed]}})
     return found
 
 
 AXES = {"m.a": ["x", "y"], "m.b": ["1", "2"]}
-SCORES = {("x", "1"): [0, 0, 0], ("x", "2"): [1.0, 1.1, 1.2], ("y", "1"): [0, 0.3, -0.3], ("y", "2"): [2.0, 2.4, 1.9]}
+SCORES = {
+    ("x", "1"): [0, 0, 0],
+    ("x", "2"): [1.0, 1.1, 1.2],
+    ("y", "1"): [0, 0.3, -0.3],
+    ("y", "2"): [2.0, 2.4, 1.9],
+}
 
 
 def test_differences_by_hand():
@@ -140,20 +150,23 @@ def test_differences_by_hand():
     assert near(b["difference"], 1.6) and near(a["difference"], 0.5)
     three = ablate.differences({"m.a": ["x", "y", "z"], "m.b": ["1"]}, results(
         {("x", "1"): [1, 2, 3], ("y", "1"): [2, 3, 4], ("z", "1"): [4, 5, 6]}), "loss")
-    assert [(d["from"], d["to"], round(d["difference"], 6)) for d in three] == [("x", "y", 1), ("x", "z", 3), ("y", "z", 2)]
+    got = [(d["from"], d["to"], round(d["difference"], 6)) for d in three]
+    assert got == [("x", "y", 1), ("x", "z", 3), ("y", "z", 2)]
 
 
 def test_intervals_come_from_the_seeds():
-    """The variance is that between seeds inside a cell, divided by n - 1; two cells of three seeds have 4 degrees
-    of freedom."""
+    """The variance is that between seeds inside a cell, divided by n - 1; two cells of three seeds have 4
+    degrees of freedom."""
     a, b = ablate.differences(AXES, results(SCORES), "loss")
-    assert near(b["interval"], 2.78 * (0.01 / 6) ** 0.5, 1e-3) and near(a["interval"], 2.78 * (0.09 / 6) ** 0.5, 1e-3)
+    assert near(b["interval"], 2.78 * (0.01 / 6) ** 0.5, 1e-3)
+    assert near(a["interval"], 2.78 * (0.09 / 6) ** 0.5, 1e-3)
 
 
 def test_what_the_seeds_share_cancels():
     """All runs of a seed read the same rows: compare inside a seed, or a bad seed hides everything."""
     shared = np.array([0.0, 5.0, -5.0])
-    cells = {("x", "1"): shared, ("x", "2"): shared + [0.1, 0.11, 0.09], ("y", "1"): shared, ("y", "2"): shared + 0.1}
+    cells = {("x", "1"): shared, ("x", "2"): shared + [0.1, 0.11, 0.09],
+             ("y", "1"): shared, ("y", "2"): shared + 0.1}
     b = ablate.differences(AXES, results(cells), "loss")[1]
     assert near(b["difference"], 0.1) and b["interval"] < 0.02 and b["beyond_seeds"]
     none = {key: [0.5, -0.5, 0.1] if key == ("x", "2") else [0, 0, 0] for key in SCORES}
