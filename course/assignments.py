@@ -98,20 +98,14 @@ FERTILITY = Assignment(
     },
     left_out=["tests/test_tokenizer.py", "tests/test_fertility.py"])
 
+# what a whole model needs
+BLOOM = "layer_norm gelu alibi_slopes attention Attention.forward places"
+LLAMA = "rms_norm swiglu rope attention Attention.forward places"
+
 DECODER = Assignment(
-    3,
-    "Parts of the decoder",
-    [
-        "model.py:layer_norm",
-        "model.py:rms_norm",
-        "model.py:gelu",
-        "model.py:swiglu",
-        "model.py:rope",
-        "model.py:alibi_slopes",
-        "model.py:attention",
-        "model.py:Attention.forward",
-        "model.py:places",
-    ],
+    3, "Parts of the decoder",
+    ["model.py:layer_norm", "model.py:rms_norm", "model.py:gelu", "model.py:swiglu", "model.py:rope",
+     "model.py:alibi_slopes", "model.py:attention", "model.py:Attention.forward", "model.py:places"],
     {
         "layer_norm_by_hand": (4, "layer_norm"),
         "rms_norm_by_hand": (4, "rms_norm"),
@@ -133,28 +127,17 @@ DECODER = Assignment(
         "places_with_left_padding": (6, "places"),
         "heads_are_cut_and_put_together": (4, "Attention.forward"),
         "positions_turn_q_and_k_or_give_slopes": (2, "Attention.forward rope alibi_slopes"),
-        "cached_equals_uncached_in_bloom": (
-            3,
-            "layer_norm gelu alibi_slopes attention Attention.forward places",
-        ),
-        "cached_equals_uncached_in_llama": (3, "rms_norm swiglu rope attention Attention.forward places"),
+        "cached_equals_uncached_in_bloom": (3, BLOOM),
+        "cached_equals_uncached_in_llama": (3, LLAMA),
     },
     plain={"fast/attention.py:choose": "return attention"},
     hidden=[f"fast/attention.py:{name}" for name in ("bias", "fused", "blocks", "flex", "folded")],
-    left_out=["tests/test_model.py", "tests/test_attention.py"],
-)
+    left_out=["tests/test_model.py", "tests/test_attention.py"])
 
 TRAINING = Assignment(
-    4,
-    "Loss, optimizer and schedule",
-    [
-        "model.py:cross_entropy",
-        "train.py:lr_at",
-        "train.py:adamw",
-        "train.py:gradients",
-        "course/parts.py:adamw_step",
-        "course/parts.py:clip_gradients",
-    ],
+    4, "Loss, optimizer and schedule",
+    ["model.py:cross_entropy", "train.py:lr_at", "train.py:adamw", "train.py:gradients",
+     "course/parts.py:adamw_step", "course/parts.py:clip_gradients"],
     {
         "loss_of_equal_logits": (6, "cross_entropy"),
         "loss_leaves_out_what_is_not_scored": (6, "cross_entropy"),
