@@ -288,7 +288,7 @@ class PlainTokenizer:
 
     def ids_of_piece(self, piece):
         if piece not in self.known:
-            if len(self.known) > 10_000:                            # a long text has no end of pieces
+            if len(self.known) > 1000:                            # a long text has no end of pieces
                 self.known.clear()
             self.known[piece] = [self.id_of[self.order[n]] for n in parts.encode_piece(piece, self.ranks)]
         return self.known[piece]

@@ -64,14 +64,15 @@ def source_of(source, name):
     return "\n".join(line[node.col_offset:] for line in lines)
 
 
-def without(source, names, number, plain=None):
+def without(source, names, number, plain=None, hidden=()):
     """The source without the bodies of `names`; constants among them are taken out. `plain` has other bodies
-    for some, {name: body}."""
+    for some, {name: body}. Those of `hidden` are not asked for."""
     for name in names:
         if isinstance(find_definition(ast.parse(source), name), ast.Assign):
             source = with_source(source, name, "")
         else:
-            missing = f'raise NotImplementedError("assignment {number}: {name}")'
+            why = "left out of handout" if name in hidden else "assignment"
+            missing = f'raise NotImplementedError("{why} {number}: {name}")'
             source = with_body(source, name, (plain or {}).get(name) or missing)
     return source
 
@@ -113,7 +114,8 @@ def cut_sources(assignment, root=ROOT):
         with open(f"{root}/{path}", encoding="utf-8") as f:
             source = f.read()
         plain = {name: assignment.plain.get(f"{path}:{name}") for name in names}
-        found[path] = without(source, names, assignment.number, plain)
+        hidden = [name for name in names if f"{path}:{name}" in assignment.hidden]
+        found[path] = without(source, names, assignment.number, plain, hidden)
     return found
 
 

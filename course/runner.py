@@ -11,6 +11,7 @@ what a student's code prints is no verdict.
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import sys
@@ -139,8 +140,18 @@ def in_a_process(job, tree, code, name, seconds):
     return [LATE if late else ENDED, ""]
 
 
+def check_open_to_all(*folders):
+    """Stop if another user may not read these folders: PyTorch imports more while it runs."""
+    for folder in map(pathlib.Path, folders):
+        for at in (folder, *folder.parents):
+            if at.stat().st_mode & 0o005 != 0o005:
+                raise PermissionError(f"--nobody: the user nobody cannot read {at}, where Python is")
+
+
 def main():
     job = json.load(sys.stdin)
+    if job["nobody"]:
+        check_open_to_all(os.path.dirname(os.__file__), sys.prefix, job["scratch"])
     out = os.fdopen(os.dup(1), "w")
     os.set_inheritable(out.fileno(), False)
     sys.dont_write_bytecode = True
