@@ -9,7 +9,9 @@ import subprocess
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # teachers' files: they name mistakes and hold wrong versions
-TEACHERS = ["course/wrong.py", "course/sweep.py", "course/README.md", "tests/test_course.py"]
+TEACHERS = ["course/wrong.py", "course/sweep.py", "course/README.md", "tests/test_course.py",
+            "tests/test_docs.py"]       # the last one looks for the lines that the pages quote
+SHORTEST = 25           # characters of a line that gives something away
 NO_SOURCE = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", "data", "runs", "raw"}
 
 
@@ -108,15 +110,28 @@ def copy_files(root, out, left_out=()):
 
 
 def cut_sources(assignment, root=ROOT):
-    """{file: its source in a handout} of the files that lose something."""
-    found = {}
+    """{file: its source in a handout} of the files that lose something. Pages lose the lines that they
+    quote."""
+    found, gone = {}, set()
     for path, names in by_file([*assignment.functions, *assignment.hidden, *assignment.plain]).items():
         with open(f"{root}/{path}", encoding="utf-8") as f:
             source = f.read()
         plain = {name: assignment.plain.get(f"{path}:{name}") for name in names}
         hidden = [name for name in names if f"{path}:{name}" in assignment.hidden]
         found[path] = without(source, names, assignment.number, plain, hidden)
+        gone |= long_lines(source) - long_lines(found[path])
+    for path in files_of(root):
+        if path.startswith("docs/") and path.endswith(".md"):
+            with open(f"{root}/{path}", encoding="utf-8") as f:
+                lines = f.read().split("\n")
+            page = "\n".join("..." if line.strip() in gone else line for line in lines)
+            if page != "\n".join(lines):
+                found[path] = page
     return found
+
+
+def long_lines(source):
+    return {line.strip() for line in source.split("\n") if len(line.strip()) >= SHORTEST}
 
 
 def write_handout(assignment, out, root=ROOT):

@@ -95,18 +95,22 @@ def run(job, tests, seconds):
 
 
 def run_tests(tests, scratch, nobody=False):
-    """The [verdict, what else] of each of `tests`, a list of (copy of the repository, assignment, test)."""
+    """{test: [verdict, what else]} for each of `tests`, a list of (copy of the repository, assignment, names
+    of tests that share a process)."""
     sources = {str(a.number): read_test_file(a.number) for _, a, _ in tests}
     job = {"sources": sources, "token": secrets.token_hex(16), "memory": MEMORY, "nobody": nobody,
            "scratch": os.path.realpath(scratch)}
-    asked = [(os.path.realpath(tree), str(a.number), name, a.seconds) for tree, a, name in tests]
+    asked = [(os.path.realpath(tree), str(a.number), list(names), a.seconds * len(names))
+             for tree, a, names in tests]
     if hasattr(os, "fork"):
         found = run(job, asked, STARTING + sum(one[3] for one in asked))
     else:
         found = {}
         for one in asked:
-            found |= run(job, [one], STARTING + one[3]) or {one[:3]: [LATE, ""]}
-    return [found.get(one[:3], [ENDED, ""]) for one in asked]
+            late = {(*one[:2], name): [LATE, ""] for name in one[2]}
+            found |= run(job, [one], STARTING + one[3]) or late
+    return [{name: found.get((tree, file, name), [ENDED, ""]) for name in names}
+            for tree, file, names, _ in asked]
 
 
 def sentence(verdict, more, hint, seconds):
@@ -143,10 +147,11 @@ def grade(folder, assignment, nobody=False):
         tree = f"{scratch}/tree"
         missing = build_tree(folder, assignment, tree)
         before = fingerprint(tree, HERE)
-        verdicts = run_tests([(tree, assignment, name) for name in assignment.tests], scratch, nobody)
+        alone = run_tests([(tree, assignment, [name]) for name in assignment.tests], scratch, nobody)
         intact = fingerprint(tree, HERE) == before
     results, hint = [], hints(assignment.number)
-    for (name, (most, _)), (verdict, more) in zip(assignment.tests.items(), verdicts):
+    for (name, (most, _)), found in zip(assignment.tests.items(), alone):
+        verdict, more = found[name]
         said = sentence(verdict, more, hint[name], assignment.seconds)
         if not intact:
             verdict, said = ENDED, "Your code wrote into the files of the grader; nothing counts."

@@ -50,16 +50,18 @@ class Trees:
         os.utime(f"{tree}/{path}", (0, 0))              # or what was compiled may be taken for it
         return tree
 
-    def ask(self, tree, assignment, tests):
-        """A place where run() will put {test: verdict}."""
+    def ask(self, tree, assignment, tests, alone=False):
+        """A place where run() will put {test: verdict}. `alone`: each test in a process of its own, for what
+        may not come to its end."""
         found = {}
-        self.asked += [(found, tree, assignment, name) for name in tests]
+        for names in [[name] for name in tests] if alone else [list(tests)]:
+            self.asked.append((found, tree, assignment, names))
         return found
 
     def run(self):
         verdicts = grading.run_tests([one[1:] for one in self.asked], self.scratch)
-        for (found, _, _, name), (verdict, _) in zip(self.asked, verdicts):
-            found[name] = verdict
+        for (found, *_), some in zip(self.asked, verdicts):
+            found.update({name: verdict for name, (verdict, _) in some.items()})
 
 
 def needing(assignment, function):
@@ -104,7 +106,7 @@ def try_wrong(trees, number, wrong):
     n, function, mistake, old, new = wrong
     path, _, name = function.partition(":")
     tree = trees.change(f"wrong {number}", path, lambda source: wrong_source(source, name, old, new))
-    found = trees.ask(tree, ASSIGNMENTS[n], needing(ASSIGNMENTS[n], function))
+    found = trees.ask(tree, ASSIGNMENTS[n], needing(ASSIGNMENTS[n], function), alone=True)
     return found, lambda: [] if set(found.values()) - {PASSED} else [f"{name}: {mistake}: no test fails"]
 
 
