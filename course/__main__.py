@@ -46,8 +46,8 @@ def bundle(args):
 
 def sweep(args):
     from course import sweep as sweeping  # not in a handout
-    numbers = [args.number] if args.number else list(ASSIGNMENTS)
-    sweeping.print_sweep([get_assignment(number) for number in numbers])
+    chosen = [get_assignment(args.number)] if args.number else ASSIGNMENTS.values()
+    sweeping.print_sweep([assignment for assignment in chosen if assignment.tests])
 
 
 def main():
