@@ -65,7 +65,8 @@ def run_test(tree, code, name):
     except BaseException as e:
         at = place_in(tree, e)
         where = f" ({at[0]}, line {at[1]})" if at else ""
-        return ERROR, f"{type(e).__name__}: {' '.join(str(e).split())[:200]}{where}"
+        said = e.msg if isinstance(e, SyntaxError) else e
+        return ERROR, f"{type(e).__name__}: {' '.join(str(said).split())[:200]}{where}"
     return PASSED, ""
 
 
