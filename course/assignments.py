@@ -77,7 +77,7 @@ TOKENIZER = Assignment(
 
 FERTILITY = Assignment(
     2, "SentencePiece and fertility: which languages pay, and why",
-    ["corpus/pieces.py:shares", "corpus/pieces.py:short_lines", "tokenizer.py:piece_bytes",
+    ["corpus/pieces.py:shares", "corpus/pieces.py:short_lines", "vocabulary.py:piece_bytes",
      "corpus/fertility.py:figures", "corpus/fertility.py:monolingual"],
     {
         "shares_by_hand": (6, "shares"),

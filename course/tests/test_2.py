@@ -1,4 +1,4 @@
-import tokenizer as tokenizers
+import vocabulary
 from corpus import fertility, pieces
 
 
@@ -61,13 +61,13 @@ def test_pieces_become_bytes():
     """U+2581 stands for a space wherever it is, and <0x41> for the byte 0x41."""
     for piece, want in (("\u2581the", b" the"), ("\u2581", b" "), ("a\u2581b", b"a b"), ("é", b"\xc3\xa9"),
                         ("<0x41>", b"A"), ("<0xE2>", b"\xe2"), ("<0x0A>", b"\n")):
-        assert tokenizers.piece_bytes(piece) == want
+        assert vocabulary.piece_bytes(piece) == want
 
 
 def test_what_only_looks_like_a_byte():
     """<0x4>, <0x041>, <0xZZ> and a<0x41> are text that somebody wrote."""
     for piece in ("<0x4>", "<0x041>", "<0xZZ>", "a<0x41>", "<0x41>\n", "<0xe2>"):
-        assert tokenizers.piece_bytes(piece) == piece.encode()
+        assert vocabulary.piece_bytes(piece) == piece.encode()
 
 
 # ---- fertility ----
