@@ -275,6 +275,20 @@ def test_a_bundle_has_scripts_that_run_and_no_solution(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("line, said", [
+    ("def f(:", "SyntaxError: invalid syntax (model.py, line 1). "),
+    ("import os; os.kill(os.getppid(), 9)", "Your code ended the program: "),
+    ("open(__file__.replace('model.py', 'course/tests/test_3.py'), 'a').write('# mine')",
+     "Your code wrote into the files of the grader; nothing counts."),
+    ("import os, time; os.fork() or (os.setsid(), time.sleep(60), os._exit(0))", "")])
+def test_harm_that_is_done_while_a_file_is_imported(tmp_path, line, said):
+    (tmp_path / "model.py").write_text(f"{line}\n{read(f'{ROOT}/model.py')}")
+    few = dataclasses.replace(DECODER, tests={"swiglu_by_hand": DECODER.tests["swiglu_by_hand"]})
+    [result], _ = grading.grade(str(tmp_path), few)
+    assert result.sentence.startswith(said) and result.points == (0 if said else 5)
+
+
+@pytest.mark.slow
 def test_a_bundle_grades_as_on_gradescope(tmp_path, handout):
     gradescope.write_bundle(DECODER, tmp_path / "a.zip", tmp_path / "scratch")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
