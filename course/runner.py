@@ -137,7 +137,7 @@ def in_a_process(job, tree, code, names, seconds):
         said = os.read(reading, 2 ** 16)
     os.close(reading)
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, TypeError, RecursionError):        # a student's code may write here
         token, *verdicts = json.loads(said)
         if token == job["token"]:
             return verdicts

@@ -158,7 +158,9 @@ def test_the_table_of_wrong_versions_is_in_the_readme():
 
 NASTY = {
     "rms_norm": "    while True:\n        pass\n",
-    "layer_norm": "    import os\n    os._exit(0)\n",
+    "layer_norm": "    import os\n    for fd in range(3, 100):\n        try:\n"
+                  "            os.write(fd, b'[\"a guess\", [\"passed\", \"\"]]')\n"
+                  "        except OSError:\n            pass\n    os._exit(0)\n",
     "swiglu": "    return torch.ones(2 ** 33)\n",
     "gelu": "    import sys\n    for _ in range(20_000):\n        print('x' * 1000, file=sys.stderr)\n"
     '    print(\'["token", "3", "gelu_in_its_tanh_form", "passed", ""]\', flush=True)\n'
@@ -168,11 +170,14 @@ NASTY = {
     "    import os, signal\n    if os.fork() == 0:\n        time.sleep(900)\n"
     "    p = 2 ** math.floor(math.log2(H))\n    return 2 ** (-8 / p * (torch.arange(p) + 1.0))\n",
     "attention": "    raise KeyError('mask')\n",
+    "places": "    import os\n    for fd in range(3, 100):\n        try:\n            os.write(fd, b'5')\n"
+              "        except OSError:\n            pass\n    os._exit(0)\n",
 }
 VERDICTS = {"layer_norm_by_hand": "ended", "rms_norm_by_hand": "late", "gelu_in_its_tanh_form": "passed",
             "swiglu_by_hand": "ended", "rope_scores_depend_on_the_distance": "passed",
             "slopes_of_a_power_of_two": "passed", "slopes_of_any_number_of_heads": "wrong",
-            "attention_by_hand": "error", "places_with_left_padding": "missing"}
+            "attention_by_hand": "error", "places_with_left_padding": "ended",
+            "heads_are_cut_and_put_together": "missing"}
 OTHERS = ["conftest.py", "sitecustomize.py", "torch.py", "pytest.py", "config.py", "numpy.py", "json.py",
           "course/tests/test_3.py", "course/runner.py", "tests/conftest.py"]
 
@@ -207,7 +212,7 @@ def test_a_nasty_submission_costs_its_own_points_only(nasty):
 def test_sentences_help_and_say_no_answer(nasty):
     said = {r.test: r.sentence for r in nasty[0]}
     assert said["rms_norm_by_hand"] == "Not done after 4 seconds. Does each loop end?"
-    assert said["places_with_left_padding"] == "Not written yet: assignment 3: places."
+    assert said["heads_are_cut_and_put_together"] == "Not written yet: assignment 3: Attention.forward."
     assert said["attention_by_hand"].startswith("KeyError: 'mask' (model.py, line ")
     assert said["slopes_of_any_number_of_heads"].startswith("3 heads have 1/16, 1/256, 1/4.")
     assert said["rope_scores_depend_on_the_distance"] == ""
