@@ -30,7 +30,6 @@ class Trees:
     def __init__(self, scratch):
         self.scratch, self.asked, self.plain = scratch, [], f"{scratch}/plain"
         cut.copy_files(cut.ROOT, self.plain)
-        compileall.compile_dir(self.plain, quiet=2)         # what does not change is not compiled again
 
     def change(self, name, path, change):
         """A copy in which file `path` is what the function `change` makes of it; the rest are links."""
@@ -115,6 +114,8 @@ def run_sweep(assignments, wrong=WRONG, handouts=True):
     tried."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, contextlib.chdir(cut.ROOT):
         trees, judges, lines = Trees(scratch), [], []
+        if handouts:                            # what does not change is compiled once
+            compileall.compile_dir(trees.plain, quiet=2)
         for assignment in assignments:
             if handouts:
                 judges.append(try_handout(trees, assignment, assignments))
