@@ -390,10 +390,8 @@ def write_texts(paths, texts, folder):
 def run_exact_line_deduplication(input_files, output_directory):
     """Write the files without the lines that occur twice or more in all of them together."""
     texts = [text.split("\n") for text in read_texts(input_files)]
-    hashes = [np.array([dedup.key(line) if line else 0 for line in lines], np.uint64) for lines in texts]
-    twice = dedup.repeated(hashes, 2, first_stays=False)
-    kept = ["\n".join(line for line, many in zip(lines, dropped) if not many)
-            for lines, dropped in zip(texts, twice)]
+    count = collections.Counter(dedup.key(line) for lines in texts for line in lines if line)
+    kept = ["\n".join(line for line in lines if count[dedup.key(line)] < 2) for lines in texts]
     write_texts(input_files, kept, output_directory)
 
 
