@@ -40,10 +40,10 @@ HOW = ["", "-bf16", "-compiled", "-compiled-bf16"]
 WAYS = [who + how for who in ("llama", "bloom", "transformers-llama", "transformers-bloom") for how in HOW]
 WAYS += ["llama-processes", "bloom-processes"]
 # one size after the other, around the first shape
-GROW = ["4x256x8x512x4x4096", "4x128x4x512x4x4096", "4x512x16x512x4x4096", "4x1024x32x512x4x4096",
-        "2x256x8x512x4x4096", "8x256x8x512x4x4096", "4x256x8x1024x4x4096", "4x256x8x2048x2x4096",
-        "4x256x8x4096x1x4096", "4x256x8x8192x1x4096", "4x256x8x512x1x4096", "4x256x8x512x16x4096",
-        "4x256x8x512x4x1024", "4x256x8x512x4x32000", "4x256x8x512x4x128000"]
+GROW = ["4x256x8x512x4x4096", "4x128x4x512x4x4096", "4x512x16x512x4x4096", "2x256x8x512x4x4096",
+        "8x256x8x512x4x4096", "4x256x8x1024x2x4096", "4x256x8x2048x1x4096", "4x256x8x4096x1x4096",
+        "4x256x8x8192x1x4096", "4x256x8x512x1x4096", "4x256x8x512x16x4096", "4x256x8x512x4x1024",
+        "4x256x8x512x4x32000"]
 REFERENCE = ["reference" + how for how in HOW]
 STEPS = 5
 
