@@ -98,7 +98,7 @@ MARKS = {  # UTF-32 first: the two bytes of UTF-16's mark begin the four of UTF-
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8"}
 # What pages say, and what browsers take it for: a larger set that has the same characters and more
 BROWSERS = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030",
-            "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs", "utf-16": "utf-8"}
+            "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs"}
 SAID = re.compile(rb"""(?:<meta\s[^>]*?charset|<\?xml\s[^>]*?encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
 
 
@@ -134,6 +134,8 @@ def declared(head):
     """The encoding that a page of HTML or XHTML says it is in; None if it says none that Python knows."""
     said = SAID.search(head)
     name = said and python_name(said[1].decode())
+    if name and name.startswith(("utf-16", "utf-32")):      # in these the words above would not be found
+        return "utf-8"
     return BROWSERS.get(name, name)
 
 

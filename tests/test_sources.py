@@ -249,6 +249,7 @@ def test_a_page_is_a_document_in_the_encoding_that_it_declares_unless_one_is_nam
             ("<META http-equiv=Content-Type content='text/html; charset=windows-1252'>", "cp1252", None),
             ("<?xml version='1.0' encoding='cp1252'?>", "cp1252", None),
             ("<meta charset=utf-8>", "utf-8", None), ("<meta charset='utf-16'>", "utf-8", None),
+            ("<meta charset='utf-16le'>", "utf-8", None), ("<meta charset='utf-32'>", "utf-8", None),
             ("<meta charset='nonsense'>", "utf-8", None),
             ("<meta charset='utf-8'>", "cp1252", "cp1252"), ("", "cp1252", "cp1252"), ("", "utf-8", None)):
         write("web/a.html", page.format(says, "&amp; hiver").encode(encoding))
