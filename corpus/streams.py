@@ -153,6 +153,8 @@ def as_utf8(f, encoding=None, page=False):
     head = f.peek(1 << 12)[:1 << 12]
     marked = [name for mark, name in MARKS.items() if head.startswith(mark)]
     name = python_name(marked[0] if marked else encoding or page and declared(head) or "utf-8")
+    if name in ("utf-16", "utf-32") and head and not marked:    # Python wants a mark then
+        raise Broken(f"it has no byte order mark: say {name}-le or {name}-be", "invalid_encoding")
     if name not in ("utf-8", "utf-8-sig"):
         return stream(recoded(f, name), f), name
     if 0 in head:                               # git takes this for a sign of no text

@@ -194,6 +194,11 @@ def test_what_is_not_in_the_encoding_is_dropped_alone_and_names_the_setting():
     for halves in (whole.replace(b"w\0", b"\0\xd8"), whole + b"x"):      # of a pair, of a unit
         kept, dropped = split(read(write("a.txt", halves), encoding="utf-16-le", split=1))
         assert kept == {"a.txt#0": "one"} and dropped[0][0] == "invalid_encoding"
+    for unmarked in ("utf-16", "utf-32"):
+        kept, dropped = split(read(write("a.txt", "one".encode(f"{unmarked}-le")), encoding=unmarked))
+        there = f"a.txt, it has no byte order mark: say {unmarked}-le or {unmarked}-be"
+        assert not kept and dropped == [("invalid_encoding", there)]
+        assert read(write("a.txt", b""), encoding=unmarked) == []
     text = "plain text\n"
     for name, content in (("a.txt", text.encode("utf-16-le")), ("a.py", text.encode("utf-32-be")),
                           ("a.jsonl", records("ab").decode().encode("utf-16-be")), ("b.txt", b"caf\xe9")):
