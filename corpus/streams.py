@@ -157,6 +157,6 @@ def as_utf8(f, encoding=None, page=False):
         raise Broken(f"it has no byte order mark: say {name}-le or {name}-be", "invalid_encoding")
     if name not in ("utf-8", "utf-8-sig"):
         return stream(recoded(f, name), f), name
-    if 0 in head:                               # git takes this for a sign of no text
+    if 0 in head and not encoding and not marked:       # git takes this for a sign of no text
         raise Broken(f"byte {head.index(0)} is 0, as in UTF-16 without a mark", "invalid_utf8")
     return f, "utf-8"

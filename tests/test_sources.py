@@ -206,6 +206,13 @@ def test_what_is_not_in_the_encoding_is_dropped_alone_and_names_the_setting():
         assert not kept and dropped == [("invalid_utf8", dropped[0][1])] and NOT_UTF8 in dropped[0][1]
 
 
+def test_text_with_a_byte_0_is_read_if_its_encoding_is_known():
+    content = b"one\0\n\ntwo"
+    assert split(read(write("a.txt", content)))[1][0][0] == "invalid_utf8"
+    for data, given in ((content, "utf-8"), (codecs.BOM_UTF8 + content, None)):
+        assert split(read(write("a.txt", data), encoding=given))[0] == {"a.txt#0": "one\0\n\ntwo"}
+
+
 @pytest.mark.parametrize("name, near", [
     ("windows-1215", "windows-125"), ("latin-one", "latin-1"), ("Big-5", "big5"), ("utf16be", "utf-16be"),
     *((name, "") for name in ("hex", "idna", "undefined", "a\0b", "é"))])
