@@ -327,15 +327,19 @@ def locked(file, shared=False):
 
 
 def holder(file):
-    """What take() has written, {} if that is being written now."""
+    """What take() has written; {} if that is half written, as another machine may see it, or damaged."""
     file.seek(0)
-    return json.loads(file.read() or "{}")
+    try:
+        who = json.loads(file.read())
+        return {key: who[key] for key in ("host", "pid", "launcher", "since")}
+    except (ValueError, LookupError, TypeError):
+        return {}
 
 
 def leaving(who):
     """Whether `who`, a holder(), is of this machine and its launcher is gone, or is the one of this process,
     which has started again."""
-    if who.get("host") != socket.gethostname() or not who["launcher"]:
+    if not who.get("launcher") or who["host"] != socket.gethostname():
         return False
     try:
         os.kill(who["launcher"], 0)             # signal 0 only asks whether it is there

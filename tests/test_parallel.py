@@ -283,6 +283,15 @@ def test_a_live_run_is_not_waited_for(tmp_path, monkeypatch, who):
         assert (tmp_path / "runs/r/lock").read_text() == before
 
 
+@pytest.mark.parametrize("content", [b"", b'{"host": "no', b"\0\0", b"\xff", b"[]", b'{"pid": 4711}'])
+def test_a_lock_whose_file_is_half_written_or_damaged_is_refused_in_one_line(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    with locked_by():
+        (tmp_path / "runs/r/lock").write_bytes(content)
+        with pytest.raises(ValueError, match=r"^another command trains runs/r: \?, pid \?, since just now; "):
+            parallel.hold("runs/r")
+
+
 @pytest.mark.parametrize("launcher", [gone, os.getppid])
 def test_processes_whose_launcher_is_gone_or_starts_again_are_waited_for(tmp_path, monkeypatch, launcher):
     monkeypatch.chdir(tmp_path)
