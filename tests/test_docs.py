@@ -62,6 +62,15 @@ def test_commands_and_links_of_a_page_exist(page):
         assert os.path.exists(os.path.join(ROOT, os.path.dirname(page), link)), f"{page} links to {link}"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_of_a_page_has_a_head(page):
+    """An empty line inside a table ends it: the rows below would be printed as they stand."""
+    with open(f"{ROOT}/{page}", encoding="utf-8") as f:
+        text = re.sub(r"^```.*?^```$", "", f.read(), flags=re.M | re.S)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert re.match(r"\|.*\n\|[-:| ]+\|\n", table), f"{page}: {table.splitlines()[0]}"
+
+
 def letters_of(path):
     """The letters that the first lines of a Python file explain, after `Letters:`."""
     with open(path, encoding="utf-8") as f:
