@@ -134,7 +134,7 @@ def main():
     if command == "corpus":
         from corpus import recipe, sources
         from planning import corpus
-        return corpus.main(rest, recipe.selected, sources.found)
+        return corpus.main(rest, recipe, sources.found)
     ap = config.Parser(__doc__)
     ap.add_argument("config", help="configs/bloom.py or configs/llama.py")
     ap.add_argument("settings", nargs="*", default=[], metavar="key=value",

@@ -32,7 +32,6 @@ TOKEN = 3.4                     # bytes: LLaMA's 4.75 TB are 1.4T tokens
 JSON = 1.1                      # bytes of a document on disk, with its facts, for a byte of its text
 
 # What the program does: prepare.py, corpus/jobs.py, corpus/dedup.py
-PART = 32e6                     # bytes of a part, recipe.Corpus.part
 FILES = 55                      # of a part, in all stages
 STARTS, START = 5, 0.42         # processes that are started for a part, CPU seconds of each before it works
 PROCESS = 150e6                 # bytes of a worker: its libraries, long documents
@@ -51,8 +50,8 @@ class Work:
     rates: str | None = None    # the file that tools/bench_corpus.py --out wrote; None: RATES
 
 
-def load(path, settings):
-    """(Work, recipe.Corpus with the sources that `only` names)"""
+def load(path, settings, recipe):
+    """(Work, recipe.Corpus with the sources that `only` names). recipe: corpus/recipe.py"""
     work, others = Work(), []
     for text in settings:
         key, value = config.split_override(text)
@@ -63,9 +62,13 @@ def load(path, settings):
     corpus = config.load(path, others)
     if not hasattr(corpus, "sources"):
         raise ValueError(f"{path} is a training config; give one of configs/data")
-    if work.machines < 1 or work.cores < 1 or not 0 < work.kept <= 1:
-        raise ValueError(f"machines={work.machines}, cores={work.cores} and kept={work.kept:g} must be above "
-                         "0, and kept at most 1")
+    if min(work.machines, work.cores, corpus.part) < 1 or not 0 < work.kept <= 1:
+        raise ValueError(f"machines={work.machines}, cores={work.cores}, part={corpus.part} and "
+                         f"kept={work.kept:g} must be above 0, and kept at most 1")
+    recipe.check_names(corpus)
+    corpus = recipe.selected(corpus)
+    for source in corpus.sources:
+        recipe.rules_by_kind(source)
     return work, corpus
 
 
@@ -90,7 +93,11 @@ def load_rates(path):
         return RATES
     given = config.read_json(path)
     with config.blame(f"{path} is not what tools/bench_corpus.py --out writes"):
-        return {**given, **{stage: RATES[stage] | given[stage] for stage in RATES if stage != "cpu"}}
+        rates = {stage: RATES[stage] | given[stage] for stage in STAGES + ("tokenizer",)}
+        slowest = min(min(each.values()) for each in rates.values())
+        if not slowest > 0:
+            raise ValueError(f"a speed of {slowest}")
+        return {"cpu": given["cpu"], **rates}
 
 
 def seconds(source, size, kept, rates):
@@ -143,21 +150,16 @@ def print_table(sizes, spent):
         print(f"{name:16} {short(size / 1e9):>10} {hours}")
 
 
-def print_plan(path, settings, selected, found):
-    """selected and found are corpus.recipe.selected and corpus.sources.found."""
-    work, corpus = load(path, settings)
-    unknown = {*(corpus.sizes or ())} - {source.name for source in corpus.sources}
-    if unknown:
-        raise ValueError(f"sizes: {path} has no source {min(unknown)}")
-    corpus = selected(corpus)
+def print_plan(path, settings, recipe, found):
+    """recipe is corpus/recipe.py, found is corpus.sources.found."""
+    work, corpus = load(path, settings, recipe)
     rates = load_rates(work.rates)
     sizes = {s.name: size_of(s, (corpus.sizes or {}).get(s.name), found) for s in corpus.sources}
     size = sum(sizes.values())
     spent = {s.name: seconds(s, sizes[s.name], work.kept, rates) for s in corpus.sources}
     print_table(sizes, spent)
     trained, alone = training(corpus, size, work.kept, rates)
-    part = getattr(corpus, "part", PART)
-    parts = sum(math.ceil(n / part) for n in sizes.values())
+    parts = sum(math.ceil(n / corpus.part) for n in sizes.values())
     shared = sum(sum(each.values()) for each in spent.values()) + parts * STARTS * START
     wall = shared / (work.machines * work.cores) + alone
     compared = sum(sizes[s.name] for s in corpus.sources if s.near == "minhash")
@@ -177,9 +179,9 @@ Assumed: rules and near duplicates leave kept={work.kept:g} of the bytes; docume
 lines {LINE}, tokens {TOKEN}; disks keep up with the cores; no file is much larger than a part.""")
 
 
-def main(rest, selected, found):
+def main(rest, recipe, found):
     ap = config.Parser(__doc__, prog="plan.py corpus")
     ap.add_argument("config", help="a data config")
     ap.add_argument("settings", nargs="*", default=[], metavar="key=value")
     args, more = ap.parse_known_args(rest)
-    print_plan(args.config, args.settings + more, selected, found)
+    print_plan(args.config, args.settings + more, recipe, found)

@@ -126,7 +126,7 @@ def corpus_plan(capsys, *settings):
         json.dump(RATES, f)
     with open("x.py", "w") as f:
         f.write(CORPUS)
-    corpus.main(["x.py", "rates=rates.json", *settings], recipe.selected, sources.found)
+    corpus.main(["x.py", "rates=rates.json", *settings], recipe, sources.found)
     return capsys.readouterr().out
 
 
@@ -153,23 +153,35 @@ def test_core_hours_of_a_corpus_by_hand(capsys, tmp_path, monkeypatch):
 
 def test_a_corpus_without_sizes_is_measured_unless_it_is_packed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for size, words in (("{'b': 1}", "x.py has no source b"), ("{'a': 1, 'w': 2}", "source none has no size"),
+    for size, words in (("{'b': 1}", "sizes: there is no b; there are a, w, none"),
+                        ("{'a': 1, 'w': 2}", "source none has no size"),
                         ("{'a': 1}", "source w: give sizes=.*'w': BYTES.*: there is no w.xml.bz2")):
         with pytest.raises(ValueError, match=words):
             corpus_plan(capsys, f"sizes={size}")
+    for name, rates in (("slow", RATES | {"write": {"any": 0}}), ("text", RATES | {"write": {"any": "fast"}}),
+                        ("part", {stage: RATES[stage] for stage in RATES if stage != "cpu"})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rates))
     for name in ("a.jsonl", "w.xml.bz2"):
         (tmp_path / name).write_bytes(b"x" * 5_000_000)
     assert re.search(r"\na +0.005 ", corpus_plan(capsys, "only=a", "sizes={}"))
     for setting, words in (("sizes={}", "w.xml.bz2 is packed; give sizes="), ("rates=x.py", "is not JSON"),
-                           ("kept=0", "kept=0 must be above 0"), ("cores=0", "cores=0")):
+                           ("kept=0", "kept=0 must be above 0"), ("cores=0", "cores=0"),
+                           ("part=0", "part=0 and kept=0.8 must be above 0"),
+                           ("only=b", "only: there is no b; there are a, w, none"),
+                           ("rates=slow.json", "slow.json is not what .* writes: a speed of 0"),
+                           ("rates=text.json", "text.json is not what .* writes: '<' not supported"),
+                           ("rates=part.json", "part.json is not what .* writes: 'cpu' is missing")):
         with pytest.raises(ValueError, match=words):
             corpus_plan(capsys, setting)
+    monkeypatch.setitem(globals(), "CORPUS", CORPUS.replace("oscar", "oscr"))
+    with pytest.raises(ValueError, match="unknown rule 'oscr'"):
+        corpus_plan(capsys)
     with pytest.raises(ValueError, match="is a training config; give one of configs/data"):
-        corpus.main([f"{ROOT}/configs/llama.py"], recipe.selected, sources.found)
+        corpus.main([f"{ROOT}/configs/llama.py"], recipe, sources.found)
 
 
 def test_llamas_corpus_is_planned_as_it_stands(capsys):
-    corpus.main([f"{ROOT}/configs/data/llama.py", "machines=64"], recipe.selected, sources.found)
+    corpus.main([f"{ROOT}/configs/data/llama.py", "machines=64"], recipe, sources.found)
     assert re.search(r"\nall +4,749 .*\n\ncore-hours   1,\d\d\d, of which", capsys.readouterr().out)
 
 
