@@ -27,7 +27,7 @@ PACKED = (".gz", ".bz2", ".xz", ".zst", ".tar", ".parquet")
 STAGES = ("read", "clean", "near", "write", "tokenize")
 
 # What is assumed of the text, and printed
-DOCUMENT, LINE = 3000, 100      # bytes
+DOCUMENT = 3000                 # bytes
 TOKEN = 3.4                     # bytes: LLaMA's 4.75 TB are 1.4T tokens
 JSON = 1.1                      # bytes of a document on disk, with its facts, for a byte of its text
 
@@ -119,10 +119,9 @@ def training(corpus, size, kept, rates):
     return read, read / 1e6 / rates["tokenizer"][t.kind]
 
 
-def memory(size, compared, trained):
+def memory(compared, trained):
     """(bytes, name) of the largest job. compared: bytes of the text that MinHash compares."""
-    counts = {"document": size / DOCUMENT, "line": size / LINE, "compared document": compared / DOCUMENT,
-              "byte to train on": trained}
+    counts = {"compared document": compared / DOCUMENT, "byte to train on": trained}
     jobs = []
     for name, (fixed, each) in MEMORY.items():
         jobs.append((PROCESS + fixed + sum(n * counts[what] for what, n in each.items()), name))
@@ -163,7 +162,7 @@ def print_plan(path, settings, recipe, found):
     shared = sum(sum(each.values()) for each in spent.values()) + parts * STARTS * START
     wall = shared / (work.machines * work.cores) + alone
     compared = sum(sizes[s.name] for s in corpus.sources if s.near == "minhash")
-    largest, job = memory(size, compared, trained)
+    largest, job = memory(compared, trained)
     working, left = disk(size, work.kept, corpus.tokenizer.vocab)
     print(f"""
 core-hours   {short((shared + alone) / 3600)}, of which {short(alone / 3600)} train the tokenizer, and \
@@ -176,7 +175,7 @@ files        {parts * FILES:,.0f} while it runs, for {parts:,} parts
 
 Speeds are of a core of: {rates["cpu"]}.
 Assumed: rules and near duplicates leave kept={work.kept:g} of the bytes; documents have {DOCUMENT:,} bytes,
-lines {LINE}, tokens {TOKEN}; disks keep up with the cores; no file is much larger than a part.""")
+tokens {TOKEN}; disks keep up with the cores; no file is much larger than a part.""")
 
 
 def main(rest, recipe, found):

@@ -144,11 +144,10 @@ def test_core_hours_of_a_corpus_by_hand(capsys, tmp_path, monkeypatch):
     assert "for 32 parts" in out and "a core of: a machine" in out and "kept=0.5" in out
     slow = corpus_plan(capsys, "only=w", "kept=1")
     assert re.search(r"\nw +0.004 +0.0111 +5.56e-05 +0 ", slow), "4 MB of a wiki at 0.1 MB/s, without rules"
-    each = {"document": 30, "compared document": 600, "byte to train on": 2}
+    each = {"compared document": 600, "byte to train on": 2}
     monkeypatch.setattr(corpus, "MEMORY", {"small": (1e9, {}), "large": (1e8, each)})
-    documents, compared = 3e9 / corpus.DOCUMENT, 1e6 / corpus.DOCUMENT
-    bytes_ = corpus.PROCESS + 1e8 + 30 * documents + 600 * compared + 1e9
-    assert corpus.memory(3e9, 1e6, 5e8) == (pytest.approx(bytes_), "large")
+    want = corpus.PROCESS + 1e8 + 600 * 1e6 / corpus.DOCUMENT + 2 * 5e8
+    assert corpus.memory(1e6, 5e8) == (pytest.approx(want), "large")
 
 
 def test_a_corpus_without_sizes_is_measured_unless_it_is_packed(capsys, tmp_path, monkeypatch):
