@@ -238,8 +238,9 @@ class Stop:
 # ---- one launch, one writer ----
 
 def launched():
-    """Whether torchrun, or a launcher like it, has started this process: it sets this variable."""
-    return "WORLD_SIZE" in os.environ
+    """Whether torchrun, or a launcher like it, has started this process: it sets both variables. One of them
+    alone may stand in a shell, which is no launcher."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 following = False   # whether this process ends with its launcher

@@ -226,6 +226,7 @@ def test_kills_at_random_moments_change_nothing(prepared, tmp_path, monkeypatch)
 def test_a_process_ends_when_its_launcher_is_gone(monkeypatch):
     """Two processes are forked: a launcher, and a worker, which else would say that it is alive."""
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(parallel, "following", False)
     monkeypatch.setattr(config, "parent", None)
     from_worker, to_test = os.pipe()
@@ -244,6 +245,15 @@ def test_a_process_ends_when_its_launcher_is_gone(monkeypatch):
     os.waitpid(launcher, 0)
     assert os.read(from_worker, 99) == b"", "the pipe ends with the worker"
     os.close(from_worker)
+
+
+def test_a_shell_that_sets_world_size_is_no_launcher(monkeypatch):
+    """Who starts a run there with nohup and goes would lose it."""
+    monkeypatch.setattr(parallel, "following", False)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    parallel.follow_launcher()
+    assert not parallel.launched() and not parallel.following
+    assert not parallel.leaving({"host": socket.gethostname(), "launcher": os.getppid()})
 
 
 @contextlib.contextmanager
@@ -296,6 +306,7 @@ def test_a_lock_whose_file_is_half_written_or_damaged_is_refused_in_one_line(tmp
 def test_processes_whose_launcher_is_gone_or_starts_again_are_waited_for(tmp_path, monkeypatch, launcher):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with locked_by(launcher=launcher()) as other:
         monkeypatch.setattr(parallel.time, "sleep", lambda seconds: fcntl.flock(other, fcntl.LOCK_UN))
         parallel.hold("runs/r")
