@@ -263,7 +263,7 @@ class Llama3(Tokenizer):
         self.entries = sorted(ranks, key=ranks.get) + [b""] * len(names)
         self.vocab = len(self.entries)
         self.set_roles(vocabulary.LLAMA3_ROLES | says)
-        if says.get("add_bos_token", True):
+        if says.get("add_bos_token", True) and self.bos is not None:
             self.prompt = [self.bos]
 
     def ids_of(self, texts):

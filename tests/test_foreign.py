@@ -241,6 +241,8 @@ def test_tiktoken_s_format_is_llama_3_s(made, tmp_path):
         assert ours.special_ids[f"<|{name}|>"] == n + i
     spaces = " " * 1_000_000 + "a"
     assert ours.decode(ours.encode(spaces)) == spaces, "more than tiktoken bears"
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": null}')
+    assert T.load(tmp_path).prompt == [] and T.load(tmp_path).begin == [n + 1]
     write(tmp_path, json.loads((made["llama3"][0] / "tokenizer.json").read_text(encoding="utf-8")))
     assert isinstance(T.load(tmp_path), T.Foreign), "tokenizer.json counts"
 
