@@ -347,6 +347,8 @@ def from_files(files):
     found = None if model is None else from_model(model, file, says)
     found = found or BPE.of_file(file, says) or Foreign(file, says)
     found.read_by = says.get("tokenizer_class") or ""
+    if found.prompt == [found.eos]:     # as convert.py export writes it: token files have it once
+        found.prompt, found.after_end = [], True
     for name, i in added.items():
         if (found.special_ids | found.ids).get(name) != i:
             raise ValueError(f"its added token {name!r} is not among the entries; save_pretrained() of "

@@ -98,7 +98,7 @@ def files_of(tokenizer):
     run of ours are written so that a text begins as in `begin`, whatever tokenizer its data was made with."""
     files = dict(tokenizer.files or tokenizer.own_files())
     ours = type(tokenizer) is BPE or is_plain(tokenizer)
-    stays = tokenizer.imported or not ours and tokenizer.prompt
+    stays = tokenizer.imported or not ours and (tokenizer.prompt or tokenizer.after_end)
     if stays if FILE in files else not ours:
         return files
     file = json.loads(files[FILE]) if FILE in files else of_sentencepiece(tokenizer)

@@ -1,6 +1,7 @@
 """What leaves: the tokenizer's files, the one beginning of a text, and the file for llama.cpp."""
 import glob
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -87,6 +88,11 @@ def test_a_run_with_another_models_tokenizer_begins_as_it_was_trained(trained):
     theirs = transformers.AutoTokenizer.from_pretrained("out")
     for text in EDGES:
         assert theirs(text).input_ids == tokenizer.begin + tokenizer.encode(text)
+    for imported in True, False:
+        back = tokenizers.load("out", imported)
+        assert back.prompt == [] and back.begin == [tokenizer.eos], "one end before a text, in rows too"
+        for file, content in tokenizer_files.files_of(back).items():
+            assert content == pathlib.Path("out", file).read_bytes(), "exported again it is put there once"
     with pytest.raises(ValueError, match="its tokenizer cannot be written: llama.cpp knows"):
         gguf.export_run("runs/bloom", "out.gguf")
 
