@@ -77,7 +77,7 @@ class Tokenizer:
     lost = {}
     prompt = []
     imported = False
-    read_by = ""                # the class of transformers that its files name
+    says = {}                   # its tokenizer_config.json
     after_end = False           # its files put `eos` before a text, and token files have it there already
     way = ""                    # how texts are cut, if not as in the papers
     files = {}                  # {name: bytes} of the folder that was read
@@ -148,7 +148,14 @@ class Tokenizer:
                 unknown = " (<unk>)" if self.unk in self.encode(texts[0]) else ""
                 each.append(f"{', '.join(map(repr, texts))} as {back!r}{unknown}")
             yield f"its tokenizer is not lossless; it gives back {'; '.join(each)}"
-        if "Llama" in self.read_by and self.space and self.encode(" a") != self.encode("a"):
+        if "Llama" not in (self.says.get("tokenizer_class") or "") or self.kind == "bpe":
+            return
+        theirs = self.says.get("add_prefix_space") is not False
+        if theirs != self.space:
+            puts = "puts a space" if theirs else "puts no space"
+            yield (f"transformers 5 gives other ids: as LlamaTokenizer it {puts} before a text, as "
+                   "add_prefix_space of tokenizer_config.json says; the other files say otherwise")
+        elif self.space and self.encode(" a") != self.encode("a"):
             yield ("for a text that begins with a space transformers 5 gives other ids: as LlamaTokenizer it "
                    "puts no second space before it; SentencePiece, tokenizers and transformers 4 do, as here")
 
@@ -346,7 +353,7 @@ def from_files(files):
     model = files.get("tokenizer.model")
     found = None if model is None else from_model(model, file, says)
     found = found or BPE.of_file(file, says) or Foreign(file, says)
-    found.read_by = says.get("tokenizer_class") or ""
+    found.says = says
     if found.prompt == [found.eos]:     # as convert.py export writes it: token files have it once
         found.prompt, found.after_end = [], True
     for name, i in added.items():

@@ -212,13 +212,22 @@ def test_tokens_that_no_file_of_entries_has_are_refused(made, tmp_path):
         T.load(tmp_path)
 
 
-def test_what_transformers_reads_otherwise_is_said(made):
+def test_what_transformers_reads_otherwise_is_said(made, tmp_path):
     """Its LlamaTokenizer builds LLaMA's tokenizers anew, without a second space before a text."""
     for name in "llama2", "metaspace", "smollm":
         folder, ours, _ = made[name]
         same = transformers.AutoTokenizer.from_pretrained(folder).encode(" a", add_special_tokens=False)
         assert (ours.encode(" a") == same) == (name != "llama2")
         assert any("begins with a space" in line for line in ours.remarks()) == (name == "llama2")
+    cases = [("never", None, "puts a space"), ("first", False, "puts no space"), ("never", False, None),
+             ("gemma", True, "puts a space"), ("first", True, None)]
+    for name, prefix, puts in cases:
+        file = json.loads((made[name][0] / "tokenizer.json").read_text(encoding="utf-8"))
+        write(tmp_path, file, {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": prefix})
+        theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), T.load(tmp_path)
+        same = theirs.encode("a b", add_special_tokens=False) == ours.encode("a b")
+        said = [line for line in ours.remarks() if "gives other ids: as LlamaTokenizer" in line]
+        assert same == (puts is None) and len(said) == (not same) and all(puts in line for line in said)
 
 
 def test_tiktoken_s_format_is_llama_3_s(made, tmp_path):
