@@ -350,9 +350,10 @@ class Foreign(Tokenizer):
 def from_files(files):
     """The tokenizer of {name: bytes}."""
     file, says, added = vocabulary.read_json_files(files)
-    model = files.get("tokenizer.model")
-    found = None if model is None else from_model(model, file, says)
-    found = found or BPE.of_file(file, says) or Foreign(file, says)
+    if file or "tokenizer.model" not in files:          # tokenizer.json counts, as in transformers
+        found = BPE.of_file(file, says) or Foreign(file, says)
+    else:
+        found = from_model(files["tokenizer.model"], says)
     found.says = says
     if found.prompt == [found.eos]:     # as convert.py export writes it: token files have it once
         found.prompt, found.after_end = [], True
@@ -363,21 +364,15 @@ def from_files(files):
     return found
 
 
-def from_model(model, file, says):
-    """The tokenizer of a tokenizer.model. None if `file`, the tokenizer.json beside it, counts: unless it is
-    ours it does, as in transformers."""
-    own = says.get("keep_sign", says == vocabulary.EARLIER)
-    if file and not own:
-        return None
+def from_model(model, says):
+    """The tokenizer of a tokenizer.model."""
     if vocabulary.TIKTOKEN.match(model):
         return Llama3(model, says)
     try:
-        found = SentencePiece(model, says, own)
+        return SentencePiece(model, says, says.get("keep_sign", says == vocabulary.EARLIER))
     except RuntimeError as e:
         raise ValueError("its tokenizer.model is neither SentencePiece's nor in tiktoken's format; is it a "
                          "pointer of Git LFS? git lfs pull fetches the file") from e
-    beside = json.loads(found.own_files().get("tokenizer.json", b"{}"))
-    return found if file == beside else None
 
 
 def load(folder, imported=False):
