@@ -70,8 +70,7 @@ def merge_most_frequent(count, vocab):
 
 
 class Tokenizer:
-    """What the kinds share. A kind has ids_of(texts); `entries`, the bytes of each id, none for special ones;
-    and `special_ids`, {name: id}."""
+    """A kind has ids_of(texts); `entries`, the bytes of each id, or none; `special_ids`, {name: id}."""
     ids = {}                    # of entries by their names in the file, where they have names
     space = False
     lost = {}
@@ -110,16 +109,15 @@ class Tokenizer:
         return self.ids_of(texts)
 
     def ids_with_special(self, text):
-        """Where two names begin, the longer one counts. SentencePiece puts no space behind a special one."""
+        """Where two names begin, the longer one counts."""
         names = sorted(self.special_ids, key=len, reverse=True)
         before, *rest = re.split("(" + "|".join(map(re.escape, names)) + ")", text)
         ids = self.encode(before)
         for name, part in zip(rest[::2], rest[1::2]):
-            ids += [self.special_ids[name], *self.ids_within(part)]
+            ids += [self.special_ids[name], *self.ids_after_special(part)]
         return ids
 
-    def ids_within(self, text):
-        """The ids of a text that follows another text."""
+    def ids_after_special(self, text):
         return self.encode(text)
 
     def bytes_of(self, i):
@@ -213,6 +211,7 @@ class SentencePiece(Tokenizer):
     """A tokenizer.model. LLaMA's has ids `<unk> <s> </s>`, 256 bytes, pieces. U+2581 stands for a space.
 
     keep_sign: U+2581 in a text becomes its three bytes; to the library it would be a space. Ours keep it.
+    legacy: what is put before a text is put behind a special token too, as in LLaMA's and ours.
     """
     kind = "sentencepiece"
 
@@ -224,6 +223,9 @@ class SentencePiece(Tokenizer):
         self.vocab = sp.vocab_size()
         self.ids = {sp.id_to_piece(i): i for i in range(self.vocab)}
         self.keep_sign = keep_sign and sp.is_byte(self.ids.get("<0xE2>", 0))
+        self.legacy = says.get("legacy", True)
+        if says.get("add_eos_token"):
+            raise ValueError("it ends every text with a token, which we do not")
         self.special_ids = {p: i for p, i in self.ids.items() if sp.is_control(i) or sp.is_unknown(i)}
         self.entries = [b"" if piece in self.special_ids else piece_bytes(piece) for piece in self.ids]
         if "<0x00>" not in self.ids:            # unknown characters become <unk>, and are shown as it
@@ -244,7 +246,11 @@ class SentencePiece(Tokenizer):
                 batch[i] = self.ids_within(" " * self.space + text)
         return batch
 
+    def ids_after_special(self, text):
+        return self.encode(text) if self.legacy else self.ids_within(text)
+
     def ids_within(self, text):
+        """The ids of a text that no space is put before."""
         if not self.keep_sign:
             return self.within.encode(text)
         first, *others = self.within.encode(text.split("\u2581"))
@@ -253,7 +259,7 @@ class SentencePiece(Tokenizer):
 
     def own_files(self):
         says = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False,
-                "legacy": False, "keep_sign": True, **vocabulary.NAMES}
+                "legacy": True, "keep_sign": True, **vocabulary.NAMES}
         return {"tokenizer.model": self.model, "tokenizer_config.json": json_bytes(says)}
 
 
@@ -273,6 +279,9 @@ class Llama3(Tokenizer):
         if says.get("add_bos_token", True) and self.bos is not None:
             self.prompt = [self.bos]
 
+    def remarks(self):
+        yield "its tokenizer.model is read as Llama 3's"
+
     def ids_of(self, texts):
         """A million spaces in a row are too much for tiktoken: such a run is cut."""
         encode = self.tiktoken.encode_ordinary
@@ -283,7 +292,7 @@ PLAIN = "One 2, three-four!\n\tfive_6."              # no model may change this
 
 
 class Foreign(Tokenizer):
-    """Any other BPE in a tokenizer.json: Llama 3, SmolLM, NeoX. Hugging Face's `tokenizers` encodes."""
+    """Another BPE in a tokenizer.json. `tokenizers` encodes."""
     def __init__(self, file, says):
         try:
             import tokenizers
@@ -332,7 +341,7 @@ class Foreign(Tokenizer):
             self.way = cut
         begun = self.library.encode("a")
         if begun.special_tokens_mask[-1]:
-            raise ValueError("it puts a token behind every text, which this program does not")
+            raise ValueError("it ends every text with a token, which we do not")
         self.prompt = begun.ids[:begun.special_tokens_mask.index(0)]
 
     def ids_of(self, texts):
@@ -340,9 +349,10 @@ class Foreign(Tokenizer):
 
     def ids_with_special(self, text):
         self.library.encode_special_tokens = False
-        ids = self.ids_of([text])[0]
-        self.library.encode_special_tokens = True
-        return ids
+        try:
+            return self.ids_of([text])[0]
+        finally:
+            self.library.encode_special_tokens = True
 
 
 # ---- from folders ----

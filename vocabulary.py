@@ -23,7 +23,7 @@ NAMES = {"clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token
 EARLIER = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True,
            **NAMES}
 FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-         "added_tokens.json")
+         "added_tokens.json", "chat_template.jinja")
 
 
 def printable(entry):
@@ -55,7 +55,7 @@ def role_names(says):
 
 def read_json_files(files):
     """Of {name: bytes}: (tokenizer.json, tokenizer_config.json, {token that these files add: its id})."""
-    file, says, also, added = (json.loads(files.get(name, b"{}")) for name in (FILES[0], *FILES[2:]))
+    file, says, also, added = (json.loads(files.get(name, b"{}")) for name in (FILES[0], *FILES[2:5]))
     if "added_tokens_decoder" not in says:
         return file, says | also, added
     # transformers does not read the other files then

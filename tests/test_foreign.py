@@ -249,6 +249,7 @@ def test_tiktoken_s_format_is_llama_3_s(made, tmp_path):
     for i, name in names.items():
         assert ours.special_ids[f"<|{name}|>"] == n + i
     spaces = " " * 1_000_000 + "a"
+    assert [*ours.remarks()] == ["its tokenizer.model is read as Llama 3's"]
     assert ours.decode(ours.encode(spaces)) == spaces, "more than tiktoken bears"
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": null}')
     assert T.load(tmp_path).prompt == [] and T.load(tmp_path).begin == [n + 1]

@@ -2,6 +2,7 @@ import codecs
 import glob
 import io
 import json
+import os
 import pathlib
 import random
 import re
@@ -18,6 +19,7 @@ import tokenizer as T
 import vocabulary
 from corpus import bpe, pieces
 from corpus.pieces import count_pieces, train_tokenizer
+from hub import tokenizer_files
 
 SCRIPTS = [
     "Hello, world!  Two", "naïve café — “quotes” …", "Привет, мир", "你好，世界。", "こんにちは",
@@ -343,15 +345,13 @@ def test_a_model_in_no_format_is_refused_by_name(tmp_path, data, words):
 
 def test_a_text_may_spell_special_tokens_if_that_is_asked_for(tokenizer):
     t = tokenizer
-    inside = t.ids_within
-    expected = [*t.encode("a "), t.eos, *inside("b"), t.bos, *inside(" c")]
+    expected = [*t.encode("a "), t.eos, *t.encode("b"), t.bos, *t.encode(" c")]
     assert t.encode("a </s>b<s> c", special=True) == expected
     assert t.encode("</s></s>", special=True) == [t.eos, t.eos]
-    assert t.decode(inside("b\u2581 c")) == "b\u2581 c" and inside("b") != t.encode("b") or not t.space
     for text in SCRIPTS:
         if "<s>" not in text:
             assert t.encode(text, special=True) == t.encode(text)
-            assert t.decode(t.encode("</s>" + text, special=True)) == text.removeprefix(" " * t.space)
+            assert t.decode(t.encode("</s>" + text, special=True)) == text
     with pytest.raises(ValueError, match="surrogate"):
         t.encode("a\ud800", special=True)
 
@@ -364,7 +364,11 @@ def test_special_tokens_of_one_s_own(kind, texts, tmp_path):
     assert t.vocab == 1000 and len({t.special_ids[name] for name in names}) == 5
     assert not [e for e in t.entries if b"zq" in e or b"qz" in e], "learned from the letters of a name"
     t.save(tmp_path)
-    again, theirs = T.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    again = T.load(tmp_path)
+    os.mkdir(tmp_path / "exported")
+    for name, content in tokenizer_files.files_of(again).items():
+        (tmp_path / "exported" / name).write_bytes(content)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
     assert type(again) is type(t) and again.special_ids == t.special_ids
     for text in "<|user|>a b<|user|>2 c", "a [x] b</s>c<s> d", "a,b[x]a,b\n<|user|>\n", "x<|user|>":
         ids = again.encode(text, special=True)
