@@ -1,12 +1,14 @@
 """Assignments that are cut from this repository, and their grader.
 
     python -m course handout 3 --out handout-3              # for students: the repository without the answers
+    python -m course handout 1 3 --out handout-1-3          # without the answers of several assignments
     python -m course grade submission/ 3                    # points, and a sentence for each test that fails
     python -m course grade submission/ 3 --json results.json
     python -m course bundle 3 --out autograder-3.zip        # what Gradescope takes
     python -m course sweep 3                                # for teachers: does every mistake fail a test?
 
-course/README.md has the list of assignments, and what a teacher should know.
+course/N-*.md is the page of assignment N. course/README.md is for teachers. A handout does not have it: there
+only `grade` works, and START.md is the first page.
 """
 import os
 import tempfile
@@ -15,14 +17,37 @@ import config
 from course import cut, gradescope, grading
 from course.assignments import ASSIGNMENTS, get_assignment
 
+START = """# Start here
+
+{pages}
+
+`make .venv/ready` makes the Python environment. Give the commands in this folder.
+
+README.md and docs/ are about the whole repository. Here some bodies of functions are left out, and some
+files of tests/. A program that needs such a function stops at NotImplementedError with the function's name.
+`make toy` does so until you have written the functions that training needs.
+"""
+
+
+def start_page(assignments):
+    """What stands in START.md of a handout."""
+    pages = []
+    for a in assignments:
+        points = f"`.venv/bin/python -m course grade . {a.number}`" if a.tests else "see the page"
+        pages.append(f"- Assignment {a.number}, {a.title}. Your page: course/{os.path.basename(a.page())}. "
+                     f"Your points: {points}.")
+    return START.format(pages="\n".join(pages))
+
 
 def handout(args):
-    assignment = get_assignment(args.number)
+    chosen = [get_assignment(number) for number in sorted({*args.numbers})]
     if os.path.exists(args.out) and os.listdir(args.out):
         raise ValueError(f"{args.out} is not empty; choose another --out or delete it")
-    cut.write_handout(assignment, args.out)
-    print(f"wrote {args.out}: students begin with course/{os.path.basename(assignment.page())} and hand in "
-          f"{', '.join(assignment.files())}")
+    cut.write_handout(chosen, args.out)
+    with open(f"{args.out}/START.md", "w", encoding="utf-8") as f:
+        f.write(start_page(chosen))
+    files = sorted({path for assignment in chosen for path in assignment.files()})
+    print(f"wrote {args.out}: students begin with START.md and hand in {', '.join(files) or 'a folder'}")
 
 
 def grade(args):
@@ -56,7 +81,7 @@ def main():
     number = {"type": config.number(1, 99), "metavar": "N", "help": "the assignment"}
     p = commands.add_parser("handout", doc=__doc__, help="write a copy of the repository without the answers")
     p.set_defaults(run=handout)
-    p.add_argument("number", **number)
+    p.add_argument("numbers", nargs="+", **number)
     p.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     p = commands.add_parser("grade", doc=__doc__, help="run the tests on what a student handed in")
     p.set_defaults(run=grade)
@@ -72,6 +97,8 @@ def main():
     p.set_defaults(run=sweep)
     p.add_argument("number", nargs="?", **number)
     args = ap.parse_args()
+    if args.run is not grade and cut.is_handout(cut.ROOT):
+        raise ValueError("this is a handout: only `grade` works here, the rest in the whole repository")
     args.run(args)
 
 

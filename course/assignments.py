@@ -47,6 +47,9 @@ most = len(SPECIALS) + len(BYTES) + len(merges)
 if most < vocab:
     raise TooManyEntries(vocab, most)
 return merges"""
+PLAIN_SPECIAL = """if any(name in text for name in self.special_ids):
+    raise NotImplementedError("left out of handout 1: special tokens that a text spells")
+return self.encode(text)"""
 
 TOKENIZER = Assignment(
     1, "Byte-level BPE",
@@ -70,7 +73,7 @@ TOKENIZER = Assignment(
         "broken_bytes_are_shown_as_such": (6, "Tokenizer.decode"),
         "the_space_in_front_goes_once": (6, "Tokenizer.decode"),
     },
-    plain={"corpus/bpe.py:train_bpe": PLAIN_BPE},
+    plain={"corpus/bpe.py:train_bpe": PLAIN_BPE, "tokenizer.py:Tokenizer.ids_with_special": PLAIN_SPECIAL},
     hidden=[*(f"corpus/bpe.py:Places.{name}" for name in ("born", "recount", "join")),
             "course/parts.py:train_bpe", "course/parts.py:join"],
     left_out=["tests/test_tokenizer.py"])
@@ -112,8 +115,9 @@ DECODER = Assignment(
         "norms_survive_half_precision": (4, "layer_norm rms_norm"),
         "gelu_in_its_tanh_form": (3, "gelu"),
         "swiglu_by_hand": (5, "swiglu"),
-        "rope_turns_a_pair_by_its_angle": (6, "rope"),
-        "rope_scores_depend_on_the_distance": (6, "rope"),
+        "rope_turns_a_pair_by_its_angle": (5, "rope"),
+        "rope_scales_its_frequencies": (2, "rope"),
+        "rope_scores_depend_on_the_distance": (5, "rope"),
         "rope_takes_a_position_for_each_row": (4, "rope"),
         "slopes_of_a_power_of_two": (4, "alibi_slopes"),
         "slopes_of_any_number_of_heads": (6, "alibi_slopes"),
@@ -124,11 +128,14 @@ DECODER = Assignment(
         "attention_shares_key_heads": (5, "attention"),
         "attention_adds_the_bias_of_alibi": (6, "attention"),
         "places_of_a_whole_text_and_of_one_token": (3, "places"),
-        "places_with_left_padding": (6, "places"),
+        "positions_begin_behind_the_padding": (2, "places"),
+        "no_token_sees_the_padding": (2, "places"),
+        "padding_sees_itself": (2, "places"),
         "heads_are_cut_and_put_together": (4, "Attention.forward"),
         "positions_turn_q_and_k_or_give_slopes": (2, "Attention.forward rope alibi_slopes"),
-        "cached_equals_uncached_in_bloom": (3, BLOOM),
-        "cached_equals_uncached_in_llama": (3, LLAMA),
+        "keys_and_values_go_into_the_memory": (2, "Attention.forward"),
+        "cached_equals_uncached_in_bloom": (2, BLOOM),
+        "cached_equals_uncached_in_llama": (2, LLAMA),
     },
     plain={"fast/attention.py:choose": "return attention"},
     hidden=[f"fast/attention.py:{name}" for name in ("bias", "fused", "blocks", "flex", "folded")],

@@ -134,9 +134,18 @@ def long_lines(source):
     return {line.strip() for line in source.split("\n") if len(line.strip()) >= SHORTEST}
 
 
-def write_handout(assignment, out, root=ROOT):
-    """Copy the repository at `root` to the new folder `out`, without what the assignment asks for."""
-    copy_files(root, out, [*TEACHERS, *assignment.left_out])
-    for path, source in cut_sources(assignment, root).items():
-        with open(f"{out}/{path}", "w", encoding="utf-8") as f:
-            f.write(source)
+def is_handout(root):
+    """Whether the folder is a handout: it lacks what is the teacher's."""
+    return not os.path.exists(f"{root}/{TEACHERS[0]}")
+
+
+def write_handout(assignments, out, root=ROOT):
+    """Copy the repository at `root` to the new folder `out`, without what the assignments ask for."""
+    left_out = [path for assignment in assignments for path in assignment.left_out]
+    copy_files(root, out, [*TEACHERS, *left_out])
+    if is_handout(root):        # it is cut already, and what a student wrote there need not be Python yet
+        return
+    for assignment in assignments:
+        for path, source in cut_sources(assignment, out).items():
+            with open(f"{out}/{path}", "w", encoding="utf-8") as f:
+                f.write(source)

@@ -35,7 +35,7 @@ if [ "$(id -u)" = 0 ] && [ "$HERE" = /autograder ]; then NOBODY=--nobody; fi
 def write_bundle(assignment, out, scratch):
     """Write the archive of an assignment to file `out`."""
     grading.check_graded_by_tests(assignment)
-    cut.write_handout(assignment, f"{scratch}/grader")
+    cut.write_handout([assignment], f"{scratch}/grader")
     more = "scipy" if "planning/law.py:fit" in assignment.functions else ""
     scripts = {"setup.sh": SETUP.format(more=more), "run_autograder": RUN.format(number=assignment.number)}
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -44,7 +44,7 @@ def handed_in(folder, path):
 
 def build_tree(folder, assignment, tree, root=cut.ROOT):
     """A handout at `tree` with the files of a submission. Returns the names of those that are missing."""
-    cut.write_handout(assignment, tree, root)
+    cut.write_handout([assignment], tree, root)
     missing = []
     for path in assignment.files():
         own = handed_in(folder, path)
@@ -90,7 +90,10 @@ def run(job, tests, seconds):
         if token == job["token"]:
             found[tree, file, name] = verdict
     if not found and "Error" in errors:
-        raise OSError(f"the tests cannot be run here: {errors.strip().splitlines()[-1]}")
+        why = errors.strip().splitlines()[-1]
+        if why.startswith("ModuleNotFoundError"):
+            why += "; `make .venv/ready` installs it, then start this command with .venv/bin/python"
+        raise OSError(f"the tests cannot be run here: {why}")
     return found
 
 

@@ -72,7 +72,7 @@ def try_handout(trees, assignment, others):
     """A function that gives the problems of the assignment as it is, and of its handout."""
     own = trees.ask(trees.plain, assignment, assignment.tests)
     tree = f"{trees.scratch}/handout-{assignment.number}"
-    cut.write_handout(assignment, tree)
+    cut.write_handout([assignment], tree)
     missing = trees.ask(tree, assignment, assignment.tests)
     rest = [(other, trees.ask(tree, other, other.tests)) for other in others if other is not assignment]
 

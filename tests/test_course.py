@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -132,6 +133,37 @@ def test_the_rest_of_a_handout_is_the_repository(handout):
             assert (handout / path).read_bytes() == open(f"{ROOT}/{path}", "rb").read(), path
 
 
+def test_the_first_page_of_a_handout_names_page_and_command(handout):
+    page = read(handout / "START.md")
+    assert "course/3-decoder.md" in page and "`.venv/bin/python -m course grade . 3`" in page
+
+
+def test_a_handout_of_two_assignments_lacks_both(tmp_path):
+    cut.write_handout([ASSIGNMENTS[1], DECODER], tmp_path)
+    for assignment in (ASSIGNMENTS[1], DECODER):
+        for function in assignment.functions:
+            path, _, name = function.partition(":")
+            message = f'raise NotImplementedError("assignment {assignment.number}: {name}")'
+            assert message in cut.source_of(read(tmp_path / path), name)
+        assert not any(os.path.exists(tmp_path / path) for path in assignment.left_out)
+
+
+def test_in_a_handout_only_grade_works(tmp_path, handout, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cut, "ROOT", str(handout))
+    for argv in (["handout", "3", "--out", "x"], ["bundle", "3", "--out", "x.zip"], ["sweep", "3"]):
+        monkeypatch.setattr("sys.argv", ["course", *argv])
+        with pytest.raises(ValueError, match="this is a handout: only `grade` works here"):
+            main()
+
+
+def test_a_student_s_own_handout_need_not_be_python_yet(tmp_path, handout):
+    shutil.copytree(handout, tmp_path / "own")
+    (tmp_path / "own/model.py").write_text("def f(:")
+    assert not grading.build_tree(f"{tmp_path}/own", DECODER, f"{tmp_path}/tree", root=f"{tmp_path}/own")
+    assert read(tmp_path / "tree/model.py") == "def f(:"
+
+
 def test_pages_name_every_test_with_its_points():
     for a in ASSIGNMENTS.values():
         page = read(a.page())
@@ -176,7 +208,7 @@ NASTY = {
 VERDICTS = {"layer_norm_by_hand": "ended", "rms_norm_by_hand": "late", "gelu_in_its_tanh_form": "passed",
             "swiglu_by_hand": "ended", "rope_scores_depend_on_the_distance": "passed",
             "slopes_of_a_power_of_two": "passed", "slopes_of_any_number_of_heads": "wrong",
-            "attention_by_hand": "error", "places_with_left_padding": "ended",
+            "attention_by_hand": "error", "positions_begin_behind_the_padding": "ended",
             "heads_are_cut_and_put_together": "missing"}
 OTHERS = ["conftest.py", "sitecustomize.py", "torch.py", "pytest.py", "config.py", "numpy.py", "json.py",
           "course/tests/test_3.py", "course/runner.py", "tests/conftest.py"]
@@ -206,7 +238,7 @@ def test_a_nasty_submission_costs_its_own_points_only(nasty):
     results, missing = nasty
     got = {r.test: r.verdict for r in results}
     assert got == VERDICTS or got == VERDICTS | {"swiglu_by_hand": "error"} and not missing
-    assert sum(r.points for r in results) == 3 + 6 + 4
+    assert sum(r.points for r in results) == 3 + 5 + 4
 
 
 def test_sentences_help_and_say_no_answer(nasty):
@@ -221,7 +253,7 @@ def test_sentences_help_and_say_no_answer(nasty):
 def test_results_have_gradescope_s_form(nasty):
     results, missing = nasty
     got = json.loads(json.dumps(grading.as_gradescope(results, ["model.py"])))
-    assert got["score"] == 13 and got["output"] == "Not handed in: model.py"
+    assert got["score"] == 12 and got["output"] == "Not handed in: model.py"
     assert {tuple(t) for t in got["tests"]} == {
         ("name", "score", "max_score", "output", "status", "visibility")}
     assert {t["status"] for t in got["tests"]} == {"passed", "failed"}
@@ -249,6 +281,13 @@ def test_what_a_user_can_cause_is_one_line(tmp_path, monkeypatch):
         monkeypatch.setattr("sys.argv", ["course", *argv])
         with pytest.raises(ValueError, match=words):
             main()
+
+
+def test_a_missing_library_is_said_with_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "runner.py").write_text("import safetensorz")
+    monkeypatch.setattr(grading, "HERE", str(tmp_path))
+    with pytest.raises(OSError, match="No module named 'safetensorz'; `make .venv/ready` installs it"):
+        grading.run({"token": ""}, [], 60)
 
 
 def test_wrong_versions_fail_and_a_missing_body_is_missing():

@@ -23,15 +23,17 @@ def test_pairs_count_as_often_as_their_piece():
 
 def test_ties_go_to_the_older_parts():
     """Equally frequent pairs: the one whose first part is older, then whose second part is. Bytes are
-    oldest."""
+    oldest, and among them age is their place in BYTES, not their value."""
     want = [(b"a", b"b"), (b"x", b"y"), (b"ab", b"c")]
     assert tokenizer.merge_most_frequent({"xy": 2, "abc": 2}, FIRST + 3) == want
     assert tokenizer.merge_most_frequent({"abc": 2, "xy": 2}, FIRST + 3) == want
+    want = [(b"b", b"c"), (b" ", b"a")]
+    assert tokenizer.merge_most_frequent({" a": 2, "bc": 2}, FIRST + 2) == want, "see BYTES"
 
 
 def test_a_run_of_one_letter():
     """In "aaaaa" the pair is joined from the left, without overlap: aa aa a."""
-    got = tokenizer.merge_most_frequent({"aaaaa": 2}, FIRST + 4)
+    got = tokenizer.merge_most_frequent({"aaaaa": 2, "aaa": 1}, FIRST + 4)       # no two pairs are a tie
     assert got == [(b"a", b"a"), (b"aa", b"a"), (b"aa", b"aaa")]
 
 

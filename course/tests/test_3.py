@@ -61,15 +61,26 @@ def test_swiglu_by_hand():
 # ---- positions ----
 
 def test_rope_turns_a_pair_by_its_angle():
-    """At position p the pair (i, i + D/2) turns by p * theta^(-2i/D). Which coordinates are a pair here?"""
+    """At position p the pair (i, i + D/2) turns by p * theta^(-2i/D). Which coordinates are a pair here, and
+    does (1, 0) become (cos, sin)? Position 0 turns nothing, and the dtype stays."""
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4)
     c, s, cc, ss = math.cos(2), math.sin(2), math.cos(0.2), math.sin(0.2)
     want = torch.tensor([c - 3 * s, 2 * cc - 4 * ss, 3 * c + s, 4 * cc + 2 * ss])
     assert near(model.rope(x, torch.tensor([[2]]), theta=100.0).flatten(), want)
     assert near(model.rope(x, torch.tensor([[0]])), x), "position 0 turns nothing"
-    slower = model.rope(x, torch.tensor([[8]]), theta=100.0, scaling={"factor": 4.0})
-    assert near(slower.flatten(), want), "scaling is linear_scaling() of the frequency"
     assert model.rope(x.bfloat16(), torch.tensor([[2]])).dtype == torch.bfloat16
+
+
+def test_rope_scales_its_frequencies():
+    """`scaling` changes the frequencies: through linear_scaling() if it has one entry, else through
+    llama3_scaling()."""
+    x, pos = draw(1, 1, 1, 4), torch.tensor([[2]])
+    slower = model.rope(x, torch.tensor([[8]]), theta=100.0, scaling={"factor": 4.0})
+    assert near(slower, model.rope(x, pos, theta=100.0))
+    scaling = {"factor": 4.0, "low": 1.0, "high": 3.0, "original": 40 * math.pi}
+    # the pairs turn 20 times and twice: the first stays 1, half of the second is divided: 0.05 + 0.05 / 4
+    got = model.rope(x, pos, theta=100.0, scaling=scaling)
+    assert near(got, model.rope(x, pos, theta=0.0625 ** -2))
 
 
 def test_rope_scores_depend_on_the_distance():
@@ -178,7 +189,8 @@ def test_attention_adds_the_bias_of_alibi():
     bias = (slopes.view(3, 1, 1) * distance).masked_fill(distance > 0, -math.inf)
     got = model.attention(q, k, v, whole(q), None, slopes)
     assert near(got, F.scaled_dot_product_attention(q, k, v, bias.unsqueeze(0)))
-    last = model.attention(q[:, :, 4:], k, v, torch.tensor([[4]]), None, slopes)
+    everything = torch.ones(1, 1, 1, 5, dtype=torch.bool)
+    last = model.attention(q[:, :, 4:], k, v, torch.tensor([[4]]), everything, slopes)
     assert near(last, got[:, :, 4:]), "pos says where the queries are"
 
 
@@ -194,16 +206,29 @@ def test_places_of_a_whole_text_and_of_one_token():
     assert mask[0, 0].int().tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
-def test_places_with_left_padding():
-    """Positions count from the end of the padding, nobody looks at it, and it sees at least itself."""
-    pos, mask = model.places(torch.arange(4), 4, torch.tensor([0, 2]))
+def test_positions_begin_behind_the_padding():
+    """Behind 2 tokens of padding the positions of a row are -2, -1, 0, 1: those of padding are negative."""
+    pos, _ = model.places(torch.arange(4), 4, torch.tensor([0, 2]))
     assert pos.tolist() == [[0, 1, 2, 3], [-2, -1, 0, 1]]
+    pos, _ = model.places(torch.tensor([4]), 5, torch.tensor([1, 3]))
+    assert pos.tolist() == [[3], [1]]
+
+
+def test_no_token_sees_the_padding():
+    """With padding there is a mask (B, 1, T, S), for one token too: a token sees itself and what is before
+    it, but no padding."""
+    _, mask = model.places(torch.arange(4), 4, torch.tensor([0, 2]))
     assert mask.shape == (2, 1, 4, 4)
     assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
     assert mask[1, 0, 2:].int().tolist() == [[0, 0, 1, 0], [0, 0, 1, 1]]
-    assert bool(mask.any(-1).all()), "a row without a key would be nan"
-    pos, mask = model.places(torch.tensor([4]), 5, torch.tensor([1, 3]))
-    assert pos.tolist() == [[3], [1]] and mask[:, 0, 0].int().tolist() == [[0, 1, 1, 1, 1], [0, 0, 0, 1, 1]]
+    _, mask = model.places(torch.tensor([4]), 5, torch.tensor([1, 3]))
+    assert mask[:, 0, 0].int().tolist() == [[0, 1, 1, 1, 1], [0, 0, 0, 1, 1]]
+
+
+def test_padding_sees_itself():
+    """A row of the mask without a key would be nan after the softmax: padding sees at least itself."""
+    _, mask = model.places(torch.arange(4), 4, torch.tensor([0, 2]))
+    assert bool(mask.any(-1).all())
 
 
 def test_heads_are_cut_and_put_together():
@@ -227,8 +252,8 @@ def test_heads_are_cut_and_put_together():
 
 
 def test_positions_turn_q_and_k_or_give_slopes():
-    """With "rope" both q and k are turned, v is not; with "alibi" nothing is, and attention gets the
-    slopes."""
+    """With "rope" both q and k are turned, v is not, with `past` as without; with "alibi" nothing is, and
+    attention gets the slopes."""
     x, pos, seen = draw(1, 3, 8), torch.tensor([[4, 5, 6]]), {}
 
     def attend(q, k, v, pos, mask, slopes):
@@ -244,6 +269,32 @@ def test_positions_turn_q_and_k_or_give_slopes():
     assert near(seen["rope"][1], model.rope(k, pos, 100.0))
     assert near(seen["rope"][2], v) and seen["rope"][3] is None
     assert near(seen["alibi"][0], q) and near(seen["alibi"][3], model.alibi_slopes(2))
+    position = "behind a cache"
+    module = model.Attention(8, 2, 2, bias=False, position="rope", theta=100.0, attend=attend)
+    with torch.no_grad():
+        module.qkv.weight.copy_(draw(24, 8, seed=1))
+        module(x, pos, None, (torch.zeros(1, 2, 9, 4), torch.zeros(1, 2, 9, 4), torch.arange(3), 3))
+    assert near(seen[position][0], seen["rope"][0]) and near(seen[position][1], seen["rope"][1])
+
+
+def test_keys_and_values_go_into_the_memory():
+    """`past`: k and v are written at `columns` and nowhere else; attention gets the first S columns."""
+    seen = {}
+
+    def attend(q, k, v, pos, mask, slopes):
+        seen.update(k=k, v=v)
+        return q
+    module = model.Attention(8, 2, 2, bias=False, position="none", theta=100.0, attend=attend)
+    keys, values = draw(1, 2, 9, 4), draw(1, 2, 9, 4, seed=1)
+    columns, x = torch.tensor([4, 5, 6]), draw(1, 3, 8, seed=2)
+    with torch.no_grad():
+        module(x, columns.unsqueeze(0), None, None)
+        want = {"k": keys[:, :, :7].clone(), "v": values[:, :, :7].clone()}
+        for name in want:
+            want[name][:, :, 4:] = seen[name]
+        module(x, columns.unsqueeze(0), None, (keys, values, columns, 7))
+    assert near(seen["k"], want["k"]) and near(seen["v"], want["v"])
+    assert near(keys[:, :, :7], want["k"]) and near(values[:, :, :7], want["v"])
 
 
 def same_with_a_cache(**choices):
