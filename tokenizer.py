@@ -149,13 +149,9 @@ class Tokenizer:
         if "Llama" not in (self.says.get("tokenizer_class") or "") or self.kind == "bpe":
             return
         theirs = self.says.get("add_prefix_space") is not False
-        if theirs != self.space:
-            puts = "puts a space" if theirs else "puts no space"
-            yield (f"transformers 5 gives other ids: as LlamaTokenizer it {puts} before a text, as "
-                   "add_prefix_space of tokenizer_config.json says; the other files say otherwise")
-        elif self.space and self.encode(" a") != self.encode("a"):
-            yield ("for a text that begins with a space transformers 5 gives other ids: as LlamaTokenizer it "
-                   "puts no second space before it; SentencePiece, tokenizers and transformers 4 do, as here")
+        if theirs != self.space or self.space and self.encode(" a") != self.encode("a"):
+            yield ("transformers 5 gives other ids: as LlamaTokenizer it puts a space before a text if "
+                   "add_prefix_space says so, and no second one; here the other files count")
 
     def save(self, folder):
         """Write the files that load() and transformers read; what was read is written as it was."""
@@ -200,7 +196,8 @@ class BPE(Tokenizer):
         if parts := vocabulary.read_bpe_file(file, REGEX):
             pairs, special = parts
             found = cls([(from_printable(a), from_printable(b)) for a, b in pairs], says, special)
-            found.after_end = file.get("post_processor") == vocabulary.AFTER_END
+            if (file.get("post_processor") or {}).get("single") == vocabulary.END_FIRST:
+                found.prompt = [found.eos]
             return found
 
 
@@ -258,8 +255,7 @@ class SentencePiece(Tokenizer):
         return first + [i for other in others for i in sign + other]
 
     def own_files(self):
-        says = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False,
-                "legacy": True, "keep_sign": True, **vocabulary.NAMES}
+        says = vocabulary.EARLIER | {"keep_sign": True}
         return {"tokenizer.model": self.model, "tokenizer_config.json": json_bytes(says)}
 
 
@@ -375,14 +371,13 @@ def from_files(files):
 
 
 def from_model(model, says):
-    """The tokenizer of a tokenizer.model."""
     if vocabulary.TIKTOKEN.match(model):
         return Llama3(model, says)
     try:
         return SentencePiece(model, says, says.get("keep_sign", says == vocabulary.EARLIER))
     except RuntimeError as e:
         raise ValueError("its tokenizer.model is neither SentencePiece's nor in tiktoken's format; is it a "
-                         "pointer of Git LFS? git lfs pull fetches the file") from e
+                         "pointer of Git LFS? git lfs pull fetches it") from e
 
 
 def load(folder, imported=False):

@@ -13,13 +13,13 @@ PRINTABLE = {*range(33, 127), *range(161, 173), *range(174, 256)}
 SPARE = iter(range(256, 512))
 CHAR = {b: chr(b if b in PRINTABLE else next(SPARE)) for b in range(256)}
 BYTE = {c: b for b, c in CHAR.items()}
-BYTES = [bytes([BYTE[c]]) for c in sorted(BYTE)]        # in the order of BLOOM's vocabulary
+BYTES = [bytes([BYTE[c]]) for c in sorted(BYTE)]        # in BLOOM's order
 
 ROLES = {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"}       # BLOOM's names
 SPECIALS = [*ROLES.values()]
 # in the tokenizer_config.json of both kinds
 NAMES = {"clean_up_tokenization_spaces": False, "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-# what we wrote before there was keep_sign
+# the same of a SentencePiece, before there was keep_sign
 EARLIER = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "legacy": True,
            **NAMES}
 FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
@@ -65,17 +65,8 @@ def read_json_files(files):
 # ---- tokenizer.json of our kind, which is BLOOM's ----
 
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-
-
-def put_before(name, i):
-    """The post_processor of a tokenizer.json that puts special token `name`, whose id is i, before a text."""
-    one, two = ([{"SpecialToken": {"id": name, "type_id": n}}, {"Sequence": {"id": text, "type_id": n}}]
-                for n, text in enumerate("AB"))
-    return {"type": "TemplateProcessing", "single": one, "pair": [*one, *two],
-            "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]}}}
-
-
-AFTER_END = put_before("</s>", SPECIALS.index("</s>"))      # as convert.py export writes it
+# in the post_processor that convert.py export writes
+END_FIRST = [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
 
 
 def bpe_file(pairs, special, regex):
@@ -102,7 +93,7 @@ def read_bpe_file(file, regex):
 
     def facts(f):
         after = f.get("post_processor") or LEVEL
-        after = LEVEL if after == AFTER_END else after
+        after = LEVEL if after.get("single") == END_FIRST else after
         named = [(token["content"], token["id"]) for token in f.get("added_tokens") or []]
         return [f.get("normalizer"), f.get("pre_tokenizer"), after["type"], named, f["model"].get("vocab"),
                 {key for key, value in f["model"].items() if value}]
@@ -114,7 +105,7 @@ def is_byte_level(file):
     return "ByteLevel" in json.dumps([file.get("normalizer"), file.get("pre_tokenizer")])
 
 
-# ---- tokenizer.model of Llama 3: its code is public, with the pattern and the 256 special tokens ----
+# ---- tokenizer.model of Llama 3, as its code has it ----
 
 TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\n")
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -128,14 +119,14 @@ def read_tiktoken(data):
     try:
         ranks = {base64.b64decode(entry, validate=True): int(rank) for entry, rank in map(bytes.split, lines)}
     except ValueError as e:
-        raise ValueError(f"a line of its tokenizer.model is not an entry in base64 and an id: {e}") from e
+        raise ValueError(f"a line of it is not an entry in base64 and an id: {e}") from e
     if not {*BYTES} <= {*ranks} or sorted(ranks.values()) != [*range(len(lines))]:
         raise ValueError("its lines are not the 256 bytes and more entries, with the ids 0, 1, 2 ...")
     return ranks
 
 
 def llama3_names():
-    """The special tokens in the order of their ids, which follow the entries."""
+    """The special tokens in the order of their ids, after the entries."""
     named = {0: "begin_of_text", 1: "end_of_text", 6: "start_header_id", 7: "end_header_id", 9: "eot_id"}
     reserved = iter(range(256))
     return [f"<|{named.get(n) or f'reserved_special_token_{next(reserved)}'}|>" for n in range(256)]

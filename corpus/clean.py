@@ -165,7 +165,7 @@ def bytes_1024(text, row):
     return len(text.encode()) >= 1024
 
 
-# ---- LLaMA, section 2.1: CCNet, C4, code ----
+# ---- LLaMA, section 2.1: CCNet, C4 ----
 
 def ccnet_language(text, row):
     return in_language(text, row, row.ccnet["language"])
@@ -200,6 +200,28 @@ def c4_document(text, row):
     sentences = len(re.findall(r"[.?!]+[\"')\]]*(?=\s|$)", text))
     return sentences >= row.c4["sentences"]
 
+
+# ---- not in the two papers, but in most open corpora since ----
+
+def gopher(text, row):
+    """The limits of MassiveText on words, signs and lines (Rae et al. 2021, appendix A)."""
+    limits, found = row.gopher, text.split()
+    if not limits["min_words"] <= len(found) <= limits["max_words"]:
+        return False
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    signs = max(text.count("#"), text.count("...") + text.count("…"))
+
+    def share(things, test):
+        return sum(map(test, things)) / len(things)
+    return (limits["min_length"] <= share(found, len) <= limits["max_length"]
+            and signs / len(found) <= limits["symbols"]
+            and share(lines, lambda line: line.startswith(("-", "*", "•"))) <= limits["bullets"]
+            and share(lines, lambda line: line.endswith(("...", "…"))) <= limits["ellipses"]
+            and share(found, lambda word: any(map(str.isalpha, word))) >= limits["letters"]
+            and len({word.lower() for word in found} & {*limits["common_words"]}) >= limits["common"])
+
+
+# ---- code ----
 
 COMMENT = r"#(?![ \t]*(?:include|define|undef|if|ifdef|ifndef|pragma|import|error)\b)"      # not C's #include
 HEADER = re.compile(r"\A(#![^\n]*\n)?\s*(/\*.*?\*/[ \t]*\n?|<!--.*?-->[ \t]*\n?"
@@ -240,8 +262,8 @@ CHANGES = {rule.__name__: rule for rule in (
     code_header)}
 KEEPS = {rule.__name__: rule for rule in (
     word_count, character_repetition, word_repetition, special_characters, closed_class, flagged, language,
-    perplexity, bytes_300, bytes_1024, characters_300, ccnet_language, reference, c4_document, code_llama,
-    code_roots)}
+    perplexity, bytes_300, bytes_1024, characters_300, ccnet_language, reference, c4_document, gopher,
+    code_llama, code_roots)}
 RULES = CHANGES | KEEPS
 RECIPES = {         # in the papers' orders, but ROOTS masked personal information after near duplicates
     "pii": ["pii_email", "pii_user", "pii_ip", "pii_key"],

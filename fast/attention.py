@@ -5,10 +5,11 @@ compares them, backward too. Rows with padding or a cache go to fused() from eac
 Transformer(cfg) works, and is slower.
 
     form      for                                          what it does
-    fused     RoPE, or position none; ALiBi on a CPU       one kernel, the bias is a mask
+    fused     RoPE, or none; ALiBi's short rows on a CPU   one kernel, the bias is a mask
     blocks    short rows in bfloat16 on a CPU              plain products, the unseen half is left out
     flex      ALiBi on a GPU, compiled                     one kernel that computes the bias itself
-    folded    ALiBi on a GPU, not compiled                 one kernel, the bias hides in more coordinates
+    folded    ALiBi: long rows on a CPU, a GPU that does   one kernel, the bias hides in more coordinates
+              not compile
 
 Letters: B batch   T queries   S keys   H heads   K key heads   D head width
 """
@@ -21,6 +22,7 @@ from model import attention
 
 BLOCKS = 4              # blocks of queries in blocks(): the last looks at all keys, the first at a quarter
 SHORT = 256             # tokens up to which plain bfloat16 products beat a CPU's kernel (docs/speed.md)
+MASKED = 512            # tokens up to which a CPU reads the bias as a mask as fast as folded() hides it
 EXTRA = 8               # coordinates that folded() adds: three are used, kernels like multiples of 8
 
 
@@ -29,7 +31,7 @@ def choose(position, device, T, dtype, compiled):
     in `dtype`. `compiled`: the blocks will be."""
     if device == "cpu" and dtype == torch.bfloat16 and T <= SHORT:
         return blocks
-    if position != "alibi" or device == "cpu":
+    if position != "alibi" or device == "cpu" and T <= MASKED:
         return fused
     return flex(T, device) if compiled and device == "cuda" else folded
 

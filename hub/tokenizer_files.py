@@ -6,7 +6,7 @@ import itertools
 import json
 
 from tokenizer import BPE, SentencePiece
-from vocabulary import ROLES, json_bytes, put_before
+from vocabulary import ROLES, json_bytes
 
 FILE, CONFIG, MAP = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
@@ -78,6 +78,14 @@ def of_sentencepiece(tokenizer):
 
 
 # ---- the folder ----
+
+def put_before(name, i):
+    """The post_processor of a tokenizer.json that puts special token `name`, whose id is i, before a text."""
+    one, two = ([{"SpecialToken": {"id": name, "type_id": n}}, {"Sequence": {"id": text, "type_id": n}}]
+                for n, text in enumerate("AB"))
+    return {"type": "TemplateProcessing", "single": one, "pair": [*one, *two],
+            "special_tokens": {name: {"id": name, "ids": [i], "tokens": [name]}}}
+
 
 def own_config(tokenizer, first, template):
     """{name: bytes}. This class reads tokenizer.json as it is. transformers' LlamaTokenizer would cut a text

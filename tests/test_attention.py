@@ -83,5 +83,6 @@ def test_the_form_is_chosen_by_device_length_and_positions():
     bf16 = torch.bfloat16
     assert A.choose("rope", "cuda", 2048, bf16, True) is A.choose("none", "mps", 64, bf16, False) is A.fused
     assert A.choose("alibi", "cuda", 2048, bf16, False) is A.folded
-    assert A.choose("alibi", "cpu", 2048, bf16, True) is A.choose("alibi", "cpu", 64, None, True) is A.fused
+    assert A.choose("alibi", "cpu", 512, bf16, True) is A.choose("alibi", "cpu", 64, None, True) is A.fused
+    assert A.choose("alibi", "cpu", 1024, None, True) is A.folded, "a mask of numbers grows with the square"
     assert A.choose("alibi", "cpu", 64, bf16, False) is A.choose("rope", "cpu", 64, bf16, False) is A.blocks

@@ -142,6 +142,26 @@ def test_c4_keeps_sentences():
         assert not verdict("c4_document", f"{four} Five. {phrase}", row)
 
 
+GOOD = "the cat of " + "word " * 47        # 50 words, two of the common ones
+
+
+@pytest.mark.parametrize("threshold, inside, outside", [
+    ("min_words", GOOD, GOOD.replace("word ", "", 1)),
+    ("max_words", GOOD + "a " * 99_950, GOOD + "a " * 99_951),
+    ("min_length", "the dog bed", "the dog of"),
+    ("max_length", "x" * 10 + " " + "x" * 10, "x" * 10 + " " + "x" * 11),
+    ("symbols", "a " * 9 + "#", "a " * 8 + "#"), ("symbols", "a " * 9 + "…", "a " * 8 + "..."),
+    ("bullets", "- a\n" * 9 + "a", "• a\n" * 19 + "a"), ("ellipses", "a...\n" * 3 + "a\n" * 7, "a…\na\na"),
+    ("letters", "a b c d 5", "a b c 5"), ("common", "The cat of", "the cat The")])
+def test_gopher_at_each_limit(threshold, inside, outside):
+    row = clean.Row("en")
+    off = {"min_words": 1, "max_words": 10 ** 9, "min_length": 0, "max_length": 10 ** 9, "symbols": 1,
+           "bullets": 1, "ellipses": 1, "letters": 0, "common": 0,
+           "common_words": row.gopher["common_words"]}
+    row.gopher = {**off, threshold: row.gopher[threshold]}
+    assert verdict("gopher", inside, row) and not verdict("gopher", outside, row)
+
+
 @pytest.mark.parametrize("text, kept", [
     ("#!/bin/sh\n# Copyright 2020 X\n# All rights.\n\necho\n", "#!/bin/sh\n\necho\n"),
     ("/* License: MIT\n   more */\nint x;\n", "int x;\n"),
