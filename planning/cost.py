@@ -39,7 +39,7 @@ class Moved(NamedTuple):
 # change of dtype. On a CPU products are float32, and the arithmetic of these steps counts as bytes too.
 COMPILED = Moved(passes=4.5, logit=20, casts=14)
 EAGER = Moved(passes=20, logit=38, casts=14)
-CPU = Moved(passes=30, logit=60, casts=0)
+CPU = Moved(passes=34, logit=60, casts=0)
 AGAIN = 1 / 3           # of the passes and of the products of blocks: the forward pass, if it is done twice
 HEAD = 12               # bytes per number of the head and chunk of logits: its gradient is added up
 ADAMW = 32              # bytes per parameter: weight, gradient, two moments, the norm before
