@@ -139,6 +139,8 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 @pytest.mark.parametrize("command", ["train.py", "evaluate.py", "plan.py", "sample.py"])
 def test_ctrl_c_is_one_line_also_while_pytorch_is_imported(tmp_path, command):
     """A PyTorch whose import is struck by it."""
-    (tmp_path / "torch.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    (tmp_path / "torch.py").write_text(                 # a test that runs in the background ignores Ctrl-C
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.raise_signal(signal.SIGINT)\n")
     done = run(command, "x", env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "stopped\n")
