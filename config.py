@@ -135,6 +135,18 @@ def split_override(text):
     return key, value
 
 
+def take_own(cfg, settings):
+    """Set those of `settings`, a list of "field=value", that dataclass `cfg` has; returns the others."""
+    others = []
+    for text in settings:
+        key, value = split_override(text)
+        if key in vars(cfg):
+            override(cfg, key, value)
+        else:
+            others.append(text)
+    return others
+
+
 def override(cfg, key, text):
     """Set one dotted `key` of `cfg` from `text`, checked against the field's type."""
     known = list(keys(cfg))

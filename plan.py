@@ -49,14 +49,9 @@ class Cluster:
 
 def load_settings(path, settings):
     """(Cluster, config.Config)"""
-    cluster, others = Cluster(), []
-    for text in settings:
-        key, value = config.split_override(text)
-        if key in vars(cluster):
-            config.override(cluster, key, value)
-        else:
-            others.append(text)
-    gpus, cfg = cluster.gpus, train.load_config(path, others)
+    cluster = Cluster()
+    cfg = train.load_config(path, config.take_own(cluster, settings))
+    gpus = cluster.gpus
     if gpus < 1 or cluster.mfu is not None and not 0 < cluster.mfu <= 1:
         raise ValueError(f"gpus={gpus} must be above 0, mfu={cluster.mfu} too and at most 1")
     if gpus % (cfg.machine.shard or 1):

@@ -8,8 +8,8 @@ Transformer(cfg) works, and is slower.
     fused     RoPE, or none; ALiBi's short rows on a CPU   one kernel, the bias is a mask
     blocks    short rows in bfloat16 on a CPU              plain products, the unseen half is left out
     flex      ALiBi on a GPU, compiled                     one kernel that computes the bias itself
-    folded    ALiBi: long rows on a CPU, a GPU that does   one kernel, the bias hides in more coordinates
-              not compile
+    folded    ALiBi's long rows on a CPU                   one kernel, the bias hides in more coordinates
+              ALiBi on a GPU, not compiled
 
 Letters: B batch   T queries   S keys   H heads   K key heads   D head width
 """

@@ -52,14 +52,8 @@ class Work:
 
 def load(path, settings, recipe):
     """(Work, recipe.Corpus with the sources that `only` names). recipe: corpus/recipe.py"""
-    work, others = Work(), []
-    for text in settings:
-        key, value = config.split_override(text)
-        if key in vars(work):
-            config.override(work, key, value)
-        else:
-            others.append(text)
-    corpus = config.load(path, others)
+    work = Work()
+    corpus = config.load(path, config.take_own(work, settings))
     if not hasattr(corpus, "sources"):
         raise ValueError(f"{path} is a training config; give one of configs/data")
     if min(work.machines, work.cores, corpus.part) < 1 or not 0 < work.kept <= 1:

@@ -60,14 +60,19 @@ def products_of(m, flops, recompute):
     return flops + AGAIN * (flops - outside)
 
 
+def parts_of(cfg, gpus):
+    """(n, micro-batches of a step on one of `gpus`, S)"""
+    rows = math.ceil(cfg.run.batch / gpus)
+    S = (cfg.machine.shard or gpus) if gpus > 1 else 1
+    return rows * cfg.model.context, math.ceil(rows / cfg.machine.micro), S
+
+
 def moved_bytes(cfg, gpus, moved):
     """Bytes read and written in a step on one of `gpus`, beside those of the products themselves."""
-    m, machine = cfg.model, cfg.machine
+    m = cfg.model
     P, block = memory.sizes(m)
-    rows = math.ceil(cfg.run.batch / gpus)
-    n, pieces = rows * m.context, math.ceil(rows / machine.micro)
-    S = (machine.shard or gpus) if gpus > 1 else 1
-    passes = moved.passes * (1 + AGAIN * bool(machine.recompute))
+    n, pieces, S = parts_of(cfg, gpus)
+    passes = moved.passes * (1 + AGAIN * bool(cfg.machine.recompute))
     head = m.vocab * m.dim
     chunks = math.ceil(n / pieces / max(1, LOGITS // m.vocab)) * pieces
     return (n * m.layers * memory.block_bytes(m) * passes
@@ -78,7 +83,7 @@ def moved_bytes(cfg, gpus, moved):
 
 def step_seconds(cfg, gpus, rates, flops, moved=COMPILED):
     """Seconds of a step on one of `gpus`, if it never waits for the others."""
-    n = math.ceil(cfg.run.batch / gpus) * cfg.model.context
+    n, _, _ = parts_of(cfg, gpus)
     products = n * products_of(cfg.model, flops, cfg.machine.recompute)
     return products / rates.products + moved_bytes(cfg, gpus, moved) / rates.copies
 
@@ -88,9 +93,8 @@ def sent_bytes(cfg, gpus):
     copies). It sends as many. FSDP gathers a block's weights in bfloat16 for the forward and for the backward
     pass of each micro-batch, the others once for both, and sums the gradients in float32. Copies sum what
     they keep once a step."""
-    S = (cfg.machine.shard or gpus) if gpus > 1 else 1
+    _, pieces, S = parts_of(cfg, gpus)
     P, block = memory.sizes(cfg.model)
-    pieces = math.ceil(math.ceil(cfg.run.batch / gpus) / cfg.machine.micro)
     copies = gpus // S
     gathered = 2 * P + 2 * cfg.model.layers * block
     return (gathered + 4 * P) * (S - 1) / S * pieces, 8 * P / S * (copies - 1) / copies
