@@ -92,7 +92,8 @@ def tokenize(out, plan, written, found, report):
         facts = report[name]["write"]
         plan.sizes.update(facts["bytes_by_language"])
         plan.hold_out(name, facts, corpus.val_share)
-    texts, plan = plan, dataclasses.replace(plan, folder=f"{work}/{key}", key=key)
+    texts = plan
+    plan = dataclasses.replace(plan, folder=f"{work}/{key}", key=key)
     if not t.path:
         plan.run_parts("sample", "drawing texts for the tokenizer", tokens.sample_part, written)
     plan.run("making the tokenizer", tokens.train_tokenizer, [[f"{plan.folder}/tokenizer", 0, []]])

@@ -30,7 +30,8 @@ def table(folder):
     path = f"{folder}/thresholds.toml"
     with open(path, "rb") as f, config.blame(path):
         t = tomllib.load(f)
-        for section, entries in table(RULES_FOLDER).items() if folder != RULES_FOLDER else ():
+        ours = table(RULES_FOLDER) if folder != RULES_FOLDER else {}
+        for section, entries in ours.items():
             needed = {"default"} if section == "languages" else set(entries)
             if missing := needed - set(t.get(section, ())):
                 raise ValueError(f"it needs {section}.{min(missing)}")
@@ -211,13 +212,14 @@ def gopher(text, row):
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     signs = max(text.count("#"), text.count("...") + text.count("…"))
 
-    def share(things, test):
-        return sum(map(test, things)) / len(things)
-    return (limits["min_length"] <= share(found, len) <= limits["max_length"]
+    def mean(of, things):
+        return sum(map(of, things)) / len(things)
+
+    return (limits["min_length"] <= mean(len, found) <= limits["max_length"]
             and signs / len(found) <= limits["symbols"]
-            and share(lines, lambda line: line.startswith(("-", "*", "•"))) <= limits["bullets"]
-            and share(lines, lambda line: line.endswith(("...", "…"))) <= limits["ellipses"]
-            and share(found, lambda word: any(map(str.isalpha, word))) >= limits["letters"]
+            and mean(lambda line: line.startswith(("-", "*", "•")), lines) <= limits["bullets"]
+            and mean(lambda line: line.endswith(("...", "…")), lines) <= limits["ellipses"]
+            and mean(lambda word: any(map(str.isalpha, word)), found) >= limits["letters"]
             and len({word.lower() for word in found} & {*limits["common_words"]}) >= limits["common"])
 
 

@@ -36,7 +36,7 @@ import config
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COMMAND = [sys.executable, "-m", "corpus.jobs"]
 SMALL = 4_000_000       # bytes below which starting a process costs more than it saves
-ATTEMPTS = 3            # of a job that is killed
+ATTEMPTS = 3            # times that a job is tried if its process is killed
 PATIENCE = 30           # seconds until a scheduler or a worker must have answered
 LATE = 60               # seconds after which a shared file system shows what another machine has written
 
@@ -65,7 +65,7 @@ def stamps(paths):
 def program(rules):
     """A hash of the program and its rules: who edits them gets new results, not leftovers of old ones."""
     files = []
-    for pattern in ("prepare.py", "tokenizer.py", "vocabulary.py", "corpus/*.py", "samples/**/*.txt",
+    for pattern in ("prepare.py", "tokenizer.py", "vocabulary.py", "corpus/*.py",
                     f"{os.path.abspath(rules)}/**/*.*"):
         files += sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True))
     return hash_of([config.sha256(file) for file in files])
@@ -131,12 +131,21 @@ def numbers(base, name, dtype, first=0, end=None):
     return np.fromfile(file, dtype, -1 if end is None else end - first, offset=first * size)
 
 
+def function_named(name):
+    """The function that is named as in "corpus.stages.perform"."""
+    module, function = name.rsplit(".", 1)
+    return getattr(importlib.import_module(module), function)
+
+
 def run_job(job, tick):
     """Do a job in this process."""
-    module, function = job.function.rsplit(".", 1)
     part = Part(job.base, tick)
-    getattr(importlib.import_module(module), function)(part, *job.arguments)
+    function_named(job.function)(part, *job.arguments)
     part.finish(job.key)
+
+
+def not_done(jobs):
+    return [job for job in jobs if not done(job.base, job.key)]
 
 
 def run_jobs(what, jobs, workers=None, cluster=None, same=None, quiet=False):
@@ -144,20 +153,16 @@ def run_jobs(what, jobs, workers=None, cluster=None, same=None, quiet=False):
     workers: how many processes; None: one per core; for little text none beside this one.
     cluster: instead the address of a dask scheduler. same: [folder of rules, program() of it], for the
     processes to compare with what they see. quiet: do not say `what`."""
-    for attempt in range(ATTEMPTS + 1):
-        jobs = [job for job in jobs if not done(job.base, job.key)]
-        if not jobs:
-            return
-        if attempt == ATTEMPTS:
-            raise ValueError(f"processes were killed {ATTEMPTS} times while {what}, for want of memory "
-                             "perhaps: fewer workers need less; the same command goes on")
+    jobs = not_done(jobs)
+    if not jobs:
+        return
+    if not quiet:
+        print(what, flush=True)
+    total = sum(job.size for job in jobs)
+    tick = config.progress(f"{what}, bytes", total)
+    here = total < SMALL or len(jobs) < 2 or workers == 1
+    for _ in range(ATTEMPTS):
         clear(jobs)
-        total = sum(job.size for job in jobs)
-        if attempt == 0:
-            here = total < SMALL or len(jobs) < 2 or workers == 1
-            tick = config.progress(f"{what}, bytes", total)
-            if not quiet:
-                print(what, flush=True)
         if cluster:
             run_on_cluster(what, jobs, tick, cluster, same)
         elif here:
@@ -165,6 +170,11 @@ def run_jobs(what, jobs, workers=None, cluster=None, same=None, quiet=False):
                 run_job(job, tick)
         else:
             run_in_processes(what, jobs, tick, workers or os.cpu_count(), same)
+        jobs = not_done(jobs)
+        if not jobs:
+            return
+    raise ValueError(f"processes were killed {ATTEMPTS} times while {what}, for want of memory perhaps: "
+                     "fewer workers need less; the same command goes on")
 
 
 def in_batches(jobs, workers):
@@ -205,7 +215,7 @@ def check_end(what, code, lines):
     if code > 0:
         raise RuntimeError(f"a process failed while {what}; the lines above say why")
     if code < 0:
-        print(f"a process was killed while {what}; its jobs begin again", flush=True)
+        print(f"a process was killed while {what}; a job is tried {ATTEMPTS} times", flush=True)
 
 
 def run_in_processes(what, jobs, tick, workers, same):
@@ -287,13 +297,28 @@ def finish_remote(what, jobs, process, tick):
     sys.stderr.write(process.stderr)
     check_end(what, process.returncode, lines)
     tick(sum(int(line) for line in lines if line.isdigit()))
+    if process.returncode != 0:                     # it was killed
+        return
     for _ in range(LATE):
-        if process.returncode != 0 or all(done(job.base, job.key) for job in jobs):
+        missing = not_done(jobs)
+        if not missing:
             return
         time.sleep(1)
-        for job in jobs:
+        for job in missing:
             os.listdir(os.path.dirname(job.base))
-    raise ValueError(f"a worker has done {jobs[0].base}, but it is not here: the workers must see this disk")
+    raise ValueError(f"a worker has done {missing[0].base}, but it is not here: the workers must see this "
+                     "disk")
+
+
+def end_with_parent():
+    """End this process when its parent process has ended."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main():
@@ -301,7 +326,8 @@ def main():
     end_with_parent()
     request = json.load(sys.stdin)
     os.chdir(request["folder"])
-    same, pipe = request["same"], sys.stdout
+    same = request["same"]
+    pipe = sys.stdout
     went = said = 0
 
     def tick(n):
@@ -321,17 +347,6 @@ def main():
     except (ValueError, OSError) as e:
         print(" ".join(str(e).split()))
         sys.exit(1)
-
-
-def end_with_parent():
-    """End this process when its parent process has ended."""
-    parent = os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

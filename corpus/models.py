@@ -65,7 +65,7 @@ def language(text, path=None):
     return best["lang"], best["score"]
 
 
-# Languages of which the small form is not sure: it would drop half of their good texts (docs/corpus.md)
+# Languages of which the small form is not sure: it would drop most of their good texts (docs/corpus.md)
 UNSURE = {"ne", "sw", "yo"}
 
 

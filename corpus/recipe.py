@@ -165,6 +165,12 @@ def check_tokenizer(given):
         print(f"{given.path}: {line}")
 
 
+def names_in_file(file):
+    """The names SOURCE or SOURCE/ID in a file, a line each."""
+    with open(file, encoding="utf-8-sig") as f:
+        return set(map(str.strip, f)) - {""}
+
+
 def remove_list(corpus):
     """The names SOURCE or SOURCE/ID to leave out: those taken out before, and those of corpus.remove."""
     known, names = [s.name for s in corpus.sources], set()
@@ -172,8 +178,7 @@ def remove_list(corpus):
     if os.path.exists(f"data/{corpus.name}.removed"):
         files.append(f"data/{corpus.name}.removed")
     for file in files:
-        with open(file, encoding="utf-8-sig") as f:
-            lines = set(map(str.strip, f)) - {""}
+        lines = names_in_file(file)
         unknown = sorted(name for name in lines if name.split("/")[0] not in known)
         if unknown:
             raise ValueError(f"{file}: {unknown[0]!r} is in none of the sources {', '.join(known)}; "

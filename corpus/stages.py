@@ -7,7 +7,6 @@ one before wrote, and writes to its `part` (jobs.Part). The facts of a part are 
 in = kept + dropped.
 """
 import glob
-import importlib
 import itertools
 import json
 import os
@@ -27,7 +26,7 @@ SHOWN = 1000            # dropped documents written out per source and reason, a
 @dataclass
 class Plan:
     """What all stages share, and how they run."""
-    corpus: object                                  # a recipe.Corpus
+    corpus: recipe.Corpus | None                    # None: of a removal
     folder: str                                     # the folder of a job is FOLDER/STAGE/SOURCE-NUMBER
     removed: set                                    # names SOURCE or SOURCE/ID
     workers: int | None = None
@@ -37,7 +36,7 @@ class Plan:
     parts: dict = field(default_factory=dict)       # {source: how many parts it has}
     sizes: Counter = field(default_factory=Counter)     # {language: bytes that are left}
     limits: dict = field(default_factory=dict)      # {source: the highest place() that is held out}
-    said: str = ""
+    said: str = ""                                  # what the last jobs did
 
     def source(self, name):
         return next(s for s in self.corpus.sources if s.name == name)
@@ -95,8 +94,7 @@ def perform(part, folder, where, arguments):
     facts = config.read_json(f"{folder}/plan.json")
     facts |= {"removed": {*facts["removed"]}, "sizes": Counter(facts["sizes"])}
     facts["corpus"] = facts["corpus"] and recipe.corpus_from(facts["corpus"])
-    module, function = where.rsplit(".", 1)
-    getattr(importlib.import_module(module), function)(part, Plan(**facts), *arguments)
+    jobs.function_named(where)(part, Plan(**facts), *arguments)
 
 
 # ---- documents ----
@@ -272,7 +270,14 @@ def write_dropped(out, made):
     shutil.rmtree(f"{out}/dropped", ignore_errors=True)
     os.makedirs(f"{out}/dropped")
     shown = Counter()
-    for name, base in [(name, base) for stage in made.values() for name in stage for base in stage[name]]:
+    for stage in made.values():
+        for name, bases in stage.items():
+            add_dropped(out, name, bases, shown)
+
+
+def add_dropped(out, name, bases, shown):
+    """Add what one stage dropped of source `name`. shown: {(source, reason): documents so far}"""
+    for base in bases:
         if all(shown[name, reason] >= SHOWN for reason in jobs.facts(base)["dropped"]):
             continue                    # of thousands of parts the first ones have them all
         for document, _ in documents(f"{base}/dropped.jsonl"):

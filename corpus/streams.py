@@ -152,7 +152,10 @@ def as_utf8(f, encoding=None, page=False):
     what a `page` of HTML declares."""
     head = f.peek(1 << 12)[:1 << 12]
     marked = [name for mark, name in MARKS.items() if head.startswith(mark)]
-    name = python_name(marked[0] if marked else encoding or page and declared(head) or "utf-8")
+    said = marked[0] if marked else encoding
+    if not said and page:
+        said = declared(head)
+    name = python_name(said or "utf-8")
     if name in ("utf-16", "utf-32") and head and not marked:    # Python wants a mark then
         raise Broken(f"it has no byte order mark: say {name}-le or {name}-be", "invalid_encoding")
     if name not in ("utf-8", "utf-8-sig"):

@@ -18,7 +18,7 @@ import shutil
 import numpy as np
 
 import config
-from corpus import card, dedup, stages, tokens
+from corpus import card, dedup, recipe, stages, tokens
 from corpus.stages import documents, is_removed
 
 REWRITTEN = {"dropped", "report.json", "DATA_CARD.md", "manifest.json"}
@@ -130,8 +130,7 @@ def main():
     ap.add_argument("--alike", type=config.number(0.1, 1, float), default=0.5,
                     help="from this share of common shingles on (default: 0.5)")
     args = ap.parse_args()
-    with open(args.near, encoding="utf-8-sig") as f:
-        names = set(map(str.strip, f)) - {""}
+    names = recipe.names_in_file(args.near)
     n = 0
     for same, name, other, document in near_copies(args.folder.rstrip("/"), names, args.alike):
         n += 1

@@ -9,14 +9,19 @@ and are counted. Who reads another wiki adds lines.
 import re
 
 # What a template leaves, then its names in small letters. {1} and {text} are its arguments; {2:month} is one
-# too, 5 or May. What stands in < > goes if an argument in it is missing. Of several lines with a name the
-# first counts that has all other arguments. MEASURE is measure(). \n is a line end. lang-* is lang-fr, say.
+# in a form of FORMS, here May, also for 5. What stands in < > goes if an argument in it is missing. Of
+# several lines with a name the first counts that has all other arguments. MEASURE is measure(). \n is a line
+# end. lang-* is lang-fr, say.
 TABLE = r"""
 MEASURE: convert, cvt, convertir, converter, konversi, đổi, تحويل
 {1}: nowrap, no wrap, nobr, nobold, noitalic, small, smaller, petit, big, larger, em, strong, smallcaps
 {1}: sc, sup, sub, exp, ind, mvar, math, var, mono, tt, code, kbd, samp, sic, not a typo, linktext
 {1}: visible anchor, vanchor, abbr, abréviation, abrév, abr, abrv, tooltip, rom, rom-maj, versalita, iast
-{1}: unicode, chem2, ruby, formatnum:, lc:, uc:, ucfirst:, lcfirst:, num, nts, flag, flagcountry, lang-*, ilc
+{1}: unicode, chem2, ruby, formatnum:, num, nts, flag, flagcountry, lang-*, ilc
+{1:lower}: lc:
+{1:upper}: uc:
+{1:lower_first}: lcfirst:
+{1:upper_first}: ucfirst:
 {2}: lang, langx, langue, color, hover title
 {3}: transl, transliteration, translit, font color, tsl
 {2}: transl, transliteration, translit, font color, tsl, sort
@@ -24,6 +29,7 @@ MEASURE: convert, cvt, convertir, converter, konversi, đổi, تحويل
 {1} {2}: sortname
 [sic]: sic
 {1}< {2}><{3}>: unité, unidad, unidade, unitats, nombre, nb, fmtn
+{1} +{2} −{3}<×10^{e}>< {u}>< {ul}>: val
 {1}< ± {2}><×10^{e}>< {u}>< {ul}>: val
 {1}<{2}><{3}><{4}><{5}><{6}>: gaps, chem
 {1} {2}/{3}: frac, sfrac, fraction
@@ -93,6 +99,22 @@ UNITS = {"C": "°C", "F": "°F"}
 MONTHS = ("January February March April May June July August September October November December").split()
 
 
+def month(text):
+    return MONTHS[int(text) - 1] if re.fullmatch(r"\s*(0?[1-9]|1[0-2])\s*", text) else text
+
+
+def lower_first(text):
+    return text[:1].lower() + text[1:]
+
+
+def upper_first(text):
+    return text[:1].upper() + text[1:]
+
+
+FORMS = {"month": month, "lower": str.lower, "upper": str.upper,
+         "lower_first": lower_first, "upper_first": upper_first}
+
+
 def lines_of(table):
     """{name: [what it leaves, line by line]}"""
     found = {}
@@ -124,11 +146,10 @@ def filled(leaves, arguments):
         if m[1]:
             return filled(m[1], arguments) or ""
         value = arguments[m[2]]
-        is_number = m[3] and re.fullmatch("0?[1-9]|1[0-2]", value.strip())
-        return MONTHS[int(value) - 1] if is_number else value
+        return FORMS[m[3]](value) if m[3] else value
 
     try:
-        return re.sub(r"<(.*?)>|\{([^{}:]+)(:month)?\}", put, leaves)
+        return re.sub(r"<(.*?)>|\{([^{}:]+):?(\w*)\}", put, leaves)
     except KeyError:
         return None
 

@@ -35,6 +35,9 @@ def sample_part(part, plan, name, number, written):
 def train_tokenizer(part, plan):
     """The one that was given, or one trained on the samples of all parts."""
     t = plan.corpus.tokenizer
+    if t.path:
+        tokenizers.load(t.path).save(part.folder)
+        return
     share = pieces.shares(plan.sizes, t.bytes, t.alpha)
     total = sum(round(n * share[lang]) for lang, n in plan.sizes.items())
     tick = config.progress("reading text for the tokenizer, bytes", total)
@@ -46,12 +49,10 @@ def train_tokenizer(part, plan):
                     for text in map(json.loads, f):
                         tick(len(text.encode()))
                         yield text
-    if t.path:
-        tokenizer = tokenizers.load(t.path)
-    else:
-        small = plan.sizes.total() <= jobs.SMALL
-        workers = 1 if small else plan.workers or os.cpu_count()
-        tokenizer = pieces.train_tokenizer(t.kind, texts(), t.vocab, workers, t.special or ())
+
+    small = plan.sizes.total() <= jobs.SMALL
+    workers = 1 if small else plan.workers or os.cpu_count()
+    tokenizer = pieces.train_tokenizer(t.kind, texts(), t.vocab, workers, t.special or ())
     tokenizer.save(part.folder)
 
 

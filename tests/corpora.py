@@ -121,13 +121,16 @@ def config():
 """
 
 
+def grammar(lang):
+    """What the stories of a language are drawn from."""
+    with open(f"{ROOT}/samples/stories/{lang}.txt", encoding="utf-8") as f:
+        return stories.parse(f.read(), lang)
+
+
 def write_rich():
     """rich.py, the data config of a corpus of some twenty parts that needs each stage, and its files."""
     everything()
-    grammars = {}
-    for lang in ("en", "fr"):
-        with open(f"{ROOT}/samples/stories/{lang}.txt", encoding="utf-8") as f:
-            grammars[lang] = stories.parse(f.read(), lang)
+    grammars = {lang: grammar(lang) for lang in ("en", "fr")}
     os.makedirs("tales")
     draw = random.Random(1)
     for number in range(4):

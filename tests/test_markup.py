@@ -65,6 +65,8 @@ LAKE = ("The lake covers {{convert|12|km2|sqmi}} and lies {{convert|340|m|ft}} a
      "12 km2, 24000 habitants, 3 m, 7 pessoas, 4 m"),
     ("{{lang|fr|{{nowrap|le ''grand'' lac}}}} {{lang-ar|بحيرة}} {{transl|ar|ALA|buḥayra}} {{transl|ar|lac}}",
      "le grand lac بحيرة buḥayra lac"),
+    ("{{lc:ABC É}} {{uc:abc é}} {{ucfirst:abc Def}} {{lcfirst:Abc Def}}", "abc é ABC É Abc Def abc Def"),
+    ("{{val|1|2|3}}; {{val|1|2|3|e=6|u=m}}; {{val|1|3=2}}", "1 +2 −3; 1 +2 −3×10^6 m; 1"),
     ("{{val|1.5|e=6|u=m}}; {{val|12|0.5|ul=kg}}; {{frac|3|1|2}}; {{frac|1|2}}; {{sfrac|4}}; {{val|3|e= }}",
      "1.5×10^6 m; 12 ± 0.5 kg; 3 1/2; 1/2; 1/4; 3"),
     ("{{As of|2020|5|3}}, {{as of|2020|May}}, {{as of|1999}}, {{as of|2020|alt=now}}",

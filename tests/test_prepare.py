@@ -270,7 +270,7 @@ def test_two_commands_at_once_make_it_once():
 
 # ---- what is refused ----
 
-SOURCE, CORPUS, TOKENIZER = (lambda c: c.sources[0]), (lambda c: c), (lambda c: c.tokenizer)
+SOURCE, CORPUS, TOKENIZER = "source", "corpus", "tokenizer"         # what a setting is of
 
 
 @pytest.mark.parametrize("of, name, value, words", [
@@ -287,7 +287,8 @@ SOURCE, CORPUS, TOKENIZER = (lambda c: c.sources[0]), (lambda c: c), (lambda c: 
     (CORPUS, "sizes", {"none": 1.0}, "sizes: there is no none; there are a, b"),
     (CORPUS, "rules", "nofolder", "nofolder/thresholds.toml"), (CORPUS, "alike", 0.2, "alike=0.2"),
     (CORPUS, "accept", "webb", "accept: there is no webb; there are a, b"),
-    (CORPUS, "val_share", 1.0, "val_share"),
+    (CORPUS, "val_share", 1.0, "val_share"), (CORPUS, "part", 0, "part=0: it must be above 0"),
+    (CORPUS, "sources", [], "x has no sources"),
     (CORPUS, "name", "raw", "raw, and endings"),
     (CORPUS, "name", "x.removing", "are taken"), (CORPUS, "name", "there", "is no prepared data"),
     (CORPUS, "remove", "ids.txt", "ids.txt: 'c/1' is in none of the sources a, b"),
@@ -302,7 +303,7 @@ def test_what_cannot_be_prepared_is_one_clear_line_and_leaves_nothing(of, name, 
     os.makedirs("data/there/corpus")
     found = [Source("a", "a.txt", origin="the moon"), Source("b", "b.txt")]
     corpus = Corpus("x", found, Tokenizer("bpe", 300))
-    setattr(of(corpus), name, value)
+    setattr({SOURCE: found[0], CORPUS: corpus, TOKENIZER: corpus.tokenizer}[of], name, value)
     with pytest.raises((ValueError, OSError), match=words):
         prepare.prepare(corpus)
     assert set(there()) <= {"there", "x.partial"}, "what is there is complete"

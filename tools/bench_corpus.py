@@ -11,6 +11,7 @@ Prints medians of interleaved repeats. Compare the ratios: MB/s depends on the m
 """
 import collections
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -162,8 +163,6 @@ def judge_languages(args):
 
 # ---- rates of prepare.py's stages ----
 
-STAGES = {"read": "reading files", "repeats": "looking for copies", "clean": "cleaning",
-          "near": "looking for near", "tokenizer": "making the tok", "tokenize": "tokenizing"}
 RECIPES = {"prose": ("pii", "oscar", "catalogue", "pseudo_crawl", "ccnet", "c4"),
            "code": ("roots_code", "llama_code")}
 
@@ -175,16 +174,22 @@ def cpu_seconds():
 
 def stage_seconds(source, tokenizer):
     """{stage: CPU seconds} of prepare.py for a source. What is in no other stage counts as write."""
-    seconds, run_jobs = collections.Counter(), jobs.run_jobs
+    seconds, run_parts = collections.Counter(), stages.Plan.run_parts
 
-    def timed(what, *rest, **more):
+    def timed(stage, function, *given):
         start = cpu_seconds()
-        run_jobs(what, *rest, **more)
-        stage = next((stage for stage, words in STAGES.items() if what.startswith(words)), "write")
+        result = function(*given)
         seconds[stage] += cpu_seconds() - start
+        return result
+
+    def timed_parts(plan, stage, *rest):
+        return timed(stage, run_parts, plan, stage, *rest)
 
     corpus = recipe.Corpus("rates", [source], recipe.Tokenizer(path=tokenizer))
-    with (mock.patch.object(jobs, "run_jobs", timed), contextlib.redirect_stdout(io.StringIO()),
+    with (mock.patch.object(stages.Plan, "run_parts", timed_parts),
+          mock.patch.object(across, "repeats", functools.partial(timed, "repeats", across.repeats)),
+          mock.patch.object(across, "near", functools.partial(timed, "near", across.near)),
+          contextlib.redirect_stdout(io.StringIO()),
           tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder)):
         start = cpu_seconds()
         prepare.prepare(corpus, workers=1)

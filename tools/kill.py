@@ -127,33 +127,30 @@ def compare(kills, seed, disturbed=train):
 def prepare_once(name, after=None, victim=None):
     """Start prepare.py; kill it or one of its workers after some seconds. (Whether one was killed, whether
     the command came to its end, seconds.)"""
-    start, killed = time.time(), None
-    command = [sys.executable, f"{ROOT}/prepare.py", "--input", "text/*.jsonl", "--name", name, "--vocab",
-               "1000",
-               "--clean", "ccnet_lines", "oscar", "--near", "minhash", "--workers", "2"]
+    start = time.time()
+    killed = False
+    command = [sys.executable, f"{ROOT}/prepare.py", "--input", "text/*.jsonl", "--name", name,
+               "--vocab", "1000", "--clean", "ccnet_lines", "oscar", "--near", "minhash", "--workers", "2"]
     p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if after is not None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             p.wait(after)
         with contextlib.suppress(OSError):
             below = workers(p.pid, b"corpus.jobs")
-            victim = random.choice(below) if victim == "worker" and below else p.pid
+            pid = random.choice(below) if victim == "worker" and below else p.pid
             if p.poll() is None:
-                os.kill(victim, signal.SIGKILL)
-                killed = victim
+                os.kill(pid, signal.SIGKILL)
+                killed = True
     out, _ = p.communicate()
-    expected = (0,) if killed is None else (0, 1, -9)
+    expected = (0, 1, -9) if killed else (0,)
     if p.returncode not in expected or "Traceback" in out:
         raise SystemExit(f"prepare.py ended with {p.returncode}:\n{out[-3000:]}")
-    return killed is not None, p.returncode == 0, time.time() - start
+    return killed, p.returncode == 0, time.time() - start
 
 
 def write_texts(draw):
     """text/*.jsonl: 24 files of 300 stories in four languages."""
-    grammars = {}
-    for lang in ("en", "fr", "es", "pt"):
-        with open(f"{ROOT}/samples/stories/{lang}.txt", encoding="utf-8") as f:
-            grammars[lang] = stories.parse(f.read(), lang)
+    grammars = {lang: corpora.grammar(lang) for lang in ("en", "fr", "es", "pt")}
     os.makedirs("text")
     for number in range(24):
         with open(f"text/{number:02}.jsonl", "w", encoding="utf-8") as f:
