@@ -41,7 +41,7 @@ def start_page(assignments):
 
 def handout(args):
     chosen = [get_assignment(number) for number in sorted({*args.numbers})]
-    if os.path.exists(args.out) and os.listdir(args.out):
+    if os.path.isfile(args.out) or (os.path.isdir(args.out) and os.listdir(args.out)):
         raise ValueError(f"{args.out} is not empty; choose another --out or delete it")
     cut.write_handout(chosen, args.out)
     with open(f"{args.out}/START.md", "w", encoding="utf-8") as f:
@@ -71,8 +71,12 @@ def bundle(args):
 
 def sweep(args):
     from course import sweep as sweeping  # not in a handout
-    chosen = [get_assignment(args.number)] if args.number else ASSIGNMENTS.values()
-    sweeping.print_sweep([assignment for assignment in chosen if assignment.tests])
+    if args.number:
+        chosen = [get_assignment(args.number)]
+        grading.check_graded_by_tests(chosen[0])
+    else:
+        chosen = [assignment for assignment in ASSIGNMENTS.values() if assignment.tests]
+    sweeping.print_sweep(chosen)
 
 
 def main():

@@ -8,6 +8,7 @@ otherwise, the choice is an argument: which coordinates RoPE pairs, how text is 
 Letters: B batch   T queries   S keys   H heads   D head width   C model width
 """
 import collections
+import math
 import os
 import re
 import unicodedata
@@ -73,8 +74,7 @@ def run_alibi_slopes(n_heads):
 
 
 def halves(x):
-    """Pairs of neighbours (2i, 2i+1), in the last axis, to pairs half of it apart: the even ones come
-    first."""
+    """Pairs of neighbours (2i, 2i+1) in the last axis to pairs half of it apart: the even ones come first."""
     return torch.cat((x[..., 0::2], x[..., 1::2]), -1)
 
 
@@ -213,13 +213,18 @@ def run_get_lr_cosine_schedule(it, max_learning_rate, min_learning_rate, warmup_
     return train.lr_at(it, o, cosine_cycle_iters)
 
 
+def rows_at(dataset, starts, T):
+    """x, y (B, T) from these places of a token array."""
+    rows = torch.from_numpy(np.stack([dataset[i:i + T + 1] for i in starts]).astype(np.int64))
+    return rows[:, :-1], rows[:, 1:]
+
+
 def run_get_batch(dataset, batch_size, context_length, device, seed=None):
     """x, y (B, T) from places of a token array that are drawn at random. (This program's own rows() draws
     none twice: see run_rows().)"""
     starts = np.random.default_rng(seed).integers(0, len(dataset) - context_length, batch_size)
-    rows = np.stack([dataset[i:i + context_length + 1] for i in starts]).astype(np.int64)
-    rows = torch.from_numpy(rows).to(device)
-    return rows[:, :-1], rows[:, 1:]
+    x, y = rows_at(dataset, starts, context_length)
+    return x.to(device), y.to(device)
 
 
 def run_rows(dataset, batch_size, context_length, step, seed):
@@ -228,8 +233,7 @@ def run_rows(dataset, batch_size, context_length, step, seed):
     n = (len(dataset) - 1) // context_length
     epoch, window = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), n)
     starts = [int(data.permuted(w, n, (seed, int(e)))[0]) * context_length for e, w in zip(epoch, window)]
-    rows = np.stack([dataset[i:i + context_length + 1] for i in starts]).astype(np.int64)
-    return torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(rows[:, 1:].copy())
+    return rows_at(dataset, starts, context_length)
 
 
 def run_save_checkpoint(model, optimizer, iteration, out):
@@ -360,16 +364,11 @@ def run_rule(text, rule, lang="en"):
 
 
 def run_gopher_quality_filter(text):
-    """Whether a text has 50 to 100,000 words of 3 to 10 letters on average, at most 30% of lines that end in
-    an ellipsis, and 80% of words with a letter (Rae et al. 2021, appendix A). Neither BLOOM nor LLaMA uses
-    it."""
-    found = regex.findall(r"\w+|[^\w\s]+", text)
-    lines = text.splitlines()
-    trailing = sum(line.rstrip().endswith(("...", "\u2026")) for line in lines)
-    return (50 <= len(found) <= 100_000
-            and 3 <= sum(map(len, found)) / len(found) <= 10
-            and trailing <= 0.3 * len(lines)
-            and sum(any(c.isalpha() for c in word) for word in found) >= 0.8 * len(found))
+    """clean.gopher() with the limits that CS336 asks for: number and length of words, lines that end in an
+    ellipsis, words with a letter. Those on #, bullets and common English words are off."""
+    row = clean.Row("en")
+    row.gopher = {**row.gopher, "symbols": math.inf, "bullets": 1, "common": 0}
+    return clean.gopher(text, row)
 
 
 def read_texts(paths):
@@ -395,30 +394,32 @@ def run_exact_line_deduplication(input_files, output_directory):
     write_texts(input_files, kept, output_directory)
 
 
+def jaccard(a, b):
+    """The similarity of two sets; 1 if both are empty."""
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
 def minhash_near(shingle_sets, num_hashes, num_bands, threshold):
     """(n,) bool: True for near duplicates of an earlier set. As dedup.near(), with any number of hashes: an
     array of minima under `num_hashes` hashes, `num_bands` bands of it, then the similarity itself."""
     seeds = np.random.default_rng(0).integers(2 ** 63, size=num_hashes, dtype=np.uint64)
     rows = num_hashes // num_bands
-    drop, root, buckets = np.zeros(len(shingle_sets), bool), list(range(len(shingle_sets))), {}
+    drop = np.zeros(len(shingle_sets), bool)
+    buckets = collections.defaultdict(list)
     for i, found in enumerate(shingle_sets):
         hashes = np.fromiter(found, np.uint64, len(found))
         minima = dedup.mixed(hashes ^ seeds.reshape(-1, 1)).min(1) if len(found) else seeds
         candidates = set()
         for band in range(num_bands):
             key = band, minima[band * rows:(band + 1) * rows].tobytes()
-            candidates.update(buckets.setdefault(key, []))
+            candidates.update(buckets[key])
             buckets[key].append(i)
-        for j in sorted(candidates):
-            either = len(found | shingle_sets[j])
-            if either == 0 or len(found & shingle_sets[j]) / either >= threshold:
-                root[i], drop[i] = root[j], True
-                break
+        drop[i] = any(jaccard(found, shingle_sets[j]) >= threshold for j in candidates)
     return drop
 
 
 def run_minhash_deduplication(input_files, num_hashes, num_bands, ngrams, jaccard_threshold,
-output_directory):
+                              output_directory):
     """Write the files that are no near duplicate of an earlier one. Texts are compared by runs of `ngrams`
     words, in lower case, without accents and signs."""
     texts, sets = read_texts(input_files), []

@@ -1,8 +1,7 @@
-"""Equations that the program leaves to libraries, written out: assignments ask for them, adapters.py uses
-them.
+"""Equations that the program leaves to libraries, written out. Assignments ask for them, and adapters.py
+uses them.
 
-They are short and slow. The program itself has fused kernels, tiktoken, FSDP and its checkpoints for the
-same.
+They are short and slow. For the same the program has fused kernels, tiktoken, FSDP and its checkpoints.
 
 Letters: n rows
 """
@@ -13,7 +12,8 @@ import re
 
 import safetensors.torch
 import torch
-import torch.distributed as dist
+
+import parallel
 
 # ---- byte-pair encoding ----
 
@@ -118,7 +118,8 @@ def clip_gradients(parameters, most):
 
 def save_state(out, model, optimizer, step):
     """Write all that a run needs to go on after `step` to `out`, a path or a file: weights, the optimizer's
-    state of each parameter, its settings."""
+    state of each parameter, its settings. The tensors are in the form of safetensors, the rest is JSON in its
+    metadata: nothing is pickled."""
     state = optimizer.state_dict()
     tensors = {f"model {name}": p.detach().clone() for name, p in model.state_dict().items()}
     numbers = {}
@@ -144,7 +145,7 @@ def load_state(source, model, optimizer):
     else:
         with open(source, "rb") as f:
             data = f.read()
-    size = int.from_bytes(data[:8], "little")
+    size = int.from_bytes(data[:8], "little")           # of the header, which safetensors.torch.load() hides
     facts = json.loads(json.loads(data[8:8 + size])["__metadata__"]["facts"])
     weights, state = {}, collections.defaultdict(dict)
     for name, tensor in safetensors.torch.load(data).items():
@@ -167,6 +168,7 @@ def load_state(source, model, optimizer):
 
 
 # ---- several processes ----
+# The collectives are arguments. Tests hand in those of torch.distributed.
 
 def rows_of(n, rank, world):
     """(first, end) of the rows that process `rank` of `world` keeps of a matrix of n rows, as torch.chunk
@@ -175,48 +177,49 @@ def rows_of(n, rank, world):
     return min(n, rank * each), min(n, (rank + 1) * each)
 
 
-def sum_of_gradients(model, x, y, valid):
+def sum_of_gradients(model, x, y, valid, all_reduce):
     """The mean loss of the batch of all processes. Each parameter's gradient becomes that of this mean.
 
     model(x, y) is the summed loss of this process's rows; `valid` is the number of targets that are scored
-    on all processes together.
+    on all processes together. all_reduce(tensor) replaces a tensor by its sum over the processes.
     """
     loss = model(x, y) / valid
     loss.backward()
     for p in model.parameters():
         if p.grad is None:              # a process without a target takes part all the same
             p.grad = torch.zeros_like(p)
-        dist.all_reduce(p.grad)
+        all_reduce(p.grad)
     loss = loss.detach()
-    dist.all_reduce(loss)
+    all_reduce(loss)
     return loss
 
 
-def reduce_scatter(grad):
+def reduce_scatter(grad, all_reduce):
     """The rows_of() this process of the sum of all processes' `grad` (n, ...)."""
     whole = grad.clone()
-    dist.all_reduce(whole)
-    first, end = rows_of(len(grad), dist.get_rank(), dist.get_world_size())
+    all_reduce(whole)
+    first, end = rows_of(len(grad), *parallel.place())
     return whole[first:end]
 
 
-def norm_of_rows(rows):
+def norm_of_rows(rows, all_reduce):
     """The norm of all gradients, of which this process keeps `rows`, a list of tensors."""
     squares = torch.zeros((), dtype=torch.float64)
     for part in rows:
         squares += part.double().square().sum()
-    dist.all_reduce(squares)
+    all_reduce(squares)
     return float(squares.sqrt())
 
 
-def gather(rows, n):
-    """The whole matrix of n rows, of which each process keeps its rows_of()."""
-    world = dist.get_world_size()
+def gather(rows, n, all_gather):
+    """The whole matrix of n rows, of which each process keeps its rows_of(). all_gather(parts, mine) fills
+    the list `parts`, a tensor for each process, with the tensors `mine` of all; all have one shape."""
+    _, world = parallel.place()
     most = math.ceil(n / world)
     padded = rows.new_zeros(most, *rows.shape[1:])
     padded[:len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(parts, padded)
+    all_gather(parts, padded)
     return torch.cat(parts)[:n]
 
 

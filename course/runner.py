@@ -33,7 +33,7 @@ def import_libraries(source):
     import torch
     torch.set_num_threads(1)
     if "import train" in source or "import checkpoint" in source:
-        import torch.distributed.checkpoint
+        import torch.distributed.checkpoint  # checkpoint.py needs it, and it takes seconds
     if "import law" in source:
         with contextlib.suppress(ImportError):
             import scipy.optimize  # noqa: F401

@@ -195,12 +195,13 @@ NASTY = {
                   "        except OSError:\n            pass\n    os._exit(0)\n",
     "swiglu": "    return torch.ones(2 ** 33)\n",
     "gelu": "    import sys\n    for _ in range(20_000):\n        print('x' * 1000, file=sys.stderr)\n"
-    '    print(\'["token", "3", "gelu_in_its_tanh_form", "passed", ""]\', flush=True)\n'
-    "    return F.gelu(x, approximate='tanh')\n",
+            '    print(\'["token", "3", "gelu_in_its_tanh_form", "passed", ""]\', flush=True)\n'
+            "    return F.gelu(x, approximate='tanh')\n",
     "alibi_slopes": "    import threading, time\n"
                     "    threading.Thread(target=time.sleep, args=(900,)).start()\n"
-    "    import os, signal\n    if os.fork() == 0:\n        time.sleep(900)\n"
-    "    p = 2 ** math.floor(math.log2(H))\n    return 2 ** (-8 / p * (torch.arange(p) + 1.0))\n",
+                    "    import os, signal\n    if os.fork() == 0:\n        time.sleep(900)\n"
+                    "    p = 2 ** math.floor(math.log2(H))\n"
+                    "    return 2 ** (-8 / p * (torch.arange(p) + 1.0))\n",
     "attention": "    raise KeyError('mask')\n",
     "places": "    import os\n    for fd in range(3, 100):\n        try:\n            os.write(fd, b'5')\n"
               "        except OSError:\n            pass\n    os._exit(0)\n",
@@ -237,7 +238,7 @@ def nasty(tmp_path_factory, handout):
 def test_a_nasty_submission_costs_its_own_points_only(nasty):
     results, missing = nasty
     got = {r.test: r.verdict for r in results}
-    assert got == VERDICTS or got == VERDICTS | {"swiglu_by_hand": "error"} and not missing
+    assert got in (VERDICTS, VERDICTS | {"swiglu_by_hand": "error"}) and not missing
     assert sum(r.points for r in results) == 3 + 5 + 4
 
 
@@ -275,6 +276,8 @@ def test_files_are_found_in_their_place_or_beside_each_other(tmp_path):
 def test_what_a_user_can_cause_is_one_line(tmp_path, monkeypatch):
     for argv, words in ((["handout", "11", "--out", "x"], "there is no assignment 11"),
                         (["handout", "3", "--out", ROOT], "is not empty"),
+                        (["handout", "3", "--out", f"{ROOT}/README.md"], "is not empty"),
+                        (["sweep", "10"], "graded by people"),
                         (["grade", f"{tmp_path}/none", "3"], "is no folder"),
                         (["grade", str(tmp_path), "10"], "graded by people"),
                         (["bundle", "10", "--out", "x.zip"], "graded by people")):
@@ -384,8 +387,8 @@ def test_multihead_attention_is_that_of_torch():
     want, _ = F.multi_head_attention_forward(
         *(x.transpose(0, 1),) * 3, 12, 3, torch.cat(w[:3]), None, None, None, False, 0.0, w[3], None,
         attn_mask=torch.ones(5, 5).triu(1).bool(), need_weights=False)
-    assert torch.allclose(adapters.run_multihead_self_attention(12, 3, *w, x), want.transpose(0, 1),
-    atol=1e-4)
+    got = adapters.run_multihead_self_attention(12, 3, *w, x)
+    assert torch.allclose(got, want.transpose(0, 1), atol=1e-4)
 
 
 def test_rope_turns_neighbours_as_complex_numbers():
@@ -548,8 +551,10 @@ def test_filters_of_plain_strings(tmp_path):
     assert adapters.run_rule("one\nif {", "lines_with_code") == "one"
     good = "The quick brown fox jumps over the lazy dog. " * 10
     assert adapters.run_gopher_quality_filter(good)
-    for bad in ("word " * 49, "a " * 100, "incomprehensibilities " * 100, "1234 " * 100, "the word is...\n" *
-    30):
+    bullets = "- " + "word " * 20 + "# # #\n"
+    assert adapters.run_gopher_quality_filter(5 * bullets), "the other limits are off"
+    for bad in ("word " * 49, "a " * 100, "incomprehensibilities " * 100, "1234 " * 100,
+                "the word is...\n" * 30):
         assert not adapters.run_gopher_quality_filter(bad)
 
 
@@ -559,10 +564,13 @@ def test_duplicates_of_plain_files(tmp_path):
     adapters.run_exact_line_deduplication([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "out")
     assert read(tmp_path / "out/a.txt") == "head\none\n" and read(tmp_path / "out/b.txt") == "two\nthree\n\n"
     words = [f"w{i}" for i in range(200)]
-    texts = {"x": " ".join(words), "y": " ".join(words).upper() + "!", "z": " ".join(words[:190] + ["new"] *
-    10),
-             "other": " ".join(f"v{i}" for i in range(200)), "half": " ".join(words[:100] + [f"u{i}" for i in
-             range(100)])}
+    texts = {
+        "x": " ".join(words),
+        "y": " ".join(words).upper() + "!",
+        "z": " ".join(words[:190] + ["new"] * 10),
+        "other": " ".join(f"v{i}" for i in range(200)),
+        "half": " ".join(words[:100] + [f"u{i}" for i in range(100)]),
+    }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     adapters.run_minhash_deduplication([tmp_path / n for n in texts], 100, 20, 3, 0.8, tmp_path / "kept")

@@ -100,11 +100,13 @@ def test_importing_the_core_loads_the_core_only(names):
 
 def sources():
     return {os.path.relpath(path, ROOT): open(path, encoding="utf-8").read()
-            for folder in (".", *FOLDERS, "configs", "configs/data", "tests", "tools")
+            for folder in (".", *FOLDERS, ON_TOP, f"{ON_TOP}/tests", "configs", "configs/data", "tests",
+                           "tools")
             for path in glob.glob(f"{ROOT}/{folder}/*.py")}
 
 
 LONG = {}           # functions of more than 60 lines, and the reason
+LISTS = {"course/wrong.py"}     # long, but one subject: an entry after the other
 
 
 def test_sizes():
@@ -112,7 +114,7 @@ def test_sizes():
     for path, text in sources().items():
         wide = [n for n, line in enumerate(text.split("\n"), 1) if len(line) > 110]
         assert not wide, f"{path}: lines {wide} are wider than 110 columns"
-        if not path.startswith(("tests", "tools")):
+        if not path.startswith(("tests", "tools")) and path not in LISTS:
             assert len(text.encode()) <= 20_000, f"{path} is past 20 KB: it has two subjects"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef) and node.name not in LONG:
@@ -120,17 +122,26 @@ def test_sizes():
                 assert lines <= 60, f"{path}: {node.name} has {lines} lines"
 
 
+KNOW_OF_PROCESSES = {
+    "parallel.py", "checkpoint.py",
+    "course/runner.py",         # imports what checkpoint.py needs, once for all processes that it makes
+    "course/tests/test_7.py",   # starts two processes without a launcher
+}
+
+
 def test_nothing_is_pickled_and_two_files_know_of_processes():
     for path, text in sources().items():
         if path.startswith(("tests", "tools")):
             continue
         for node in ast.walk(ast.parse(text)):
-            names = [alias.name for alias in getattr(node, "names",
-                                                     [])] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
             assert "pickle" not in names, path
             if any(name.startswith("torch.distributed") for name in names):
-                assert path in ("parallel.py", "checkpoint.py"), path
+                assert path in KNOW_OF_PROCESSES, path
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "torch.save"):
                 assert "weights_only=True" in ast.unparse(node), path
 

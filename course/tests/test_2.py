@@ -100,8 +100,7 @@ def test_tokens_of_one_byte():
 
 
 def test_the_space_before_a_word():
-    """A word of a text has a space before it. SentencePiece puts it there itself; before Han there is none.
-    A word of a text has a space before it. SentencePiece puts it there itself; before Han there is none."""
+    """A word of a text has a space before it. SentencePiece puts it there itself; before Han is none."""
     t = Pairs(space=True)
     fertility.figures(t, ["abc"], "en")
     assert t.asked[1:] == ["abc"]

@@ -59,8 +59,7 @@ OPTIM = config.Optim(lr=6e-4, min_lr=6e-5, warmup=1000)
 
 
 def test_rate_rises_from_zero_to_its_peak():
-    """During the warmup the rate is a straight line in the tokens: 0 at 0, half at half, the peak at its
-    end."""
+    """The warmup is a straight line in the tokens: 0 at its beginning, half at half, the peak at its end."""
     assert close(train.lr_at(0, OPTIM, 9000), 0, 1e-12)
     assert close(train.lr_at(250, OPTIM, 9000), 1.5e-4, 1e-9)
     assert close(train.lr_at(999, OPTIM, 9000), 6e-4 * 0.999, 1e-9)
@@ -145,8 +144,7 @@ def test_steps_are_those_of_torch():
 
 
 def test_decay_does_not_pass_the_moments():
-    """With a gradient of 0 the moments stay 0, and p shrinks by lr * decay of itself: that is the W in
-    AdamW."""
+    """With a gradient of 0 the moments stay 0, and p shrinks by lr * decay of itself: the W in AdamW."""
     p, m, v = torch.tensor([4.0]), torch.zeros(1), torch.zeros(1)
     for step in (1, 2):
         parts.adamw_step(p, torch.zeros(1), m, v, step, lr=0.5, beta1=0.9, beta2=0.95, eps=1e-8,
@@ -240,8 +238,7 @@ def test_rows_of_unequal_length_weigh_by_their_targets():
 
 
 def test_products_are_made_in_the_precision_that_is_asked_for():
-    """Each forward pass happens inside precision(), a new context every time; the backward pass is outside.
-    Each forward pass happens inside precision(), a new context every time; the backward pass is outside."""
+    """Each forward pass is inside precision(), a new context every time; the backward pass is outside."""
     inside, entered = [False], []
 
     @contextlib.contextmanager

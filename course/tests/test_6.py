@@ -11,8 +11,7 @@ def row(**settings):
 
 
 def test_repeated_words_by_hand():
-    """Of the pairs of "a b a b c": ab twice, ba and bc once. All that occur more than once count, each
-    time."""
+    """Of the pairs of "a b a b c": ab twice, ba and bc once. What occurs more than once counts each time."""
     assert clean.word_repetition("a b a b c", row(word_n=2, word_max=0.5))
     assert not clean.word_repetition("a b a b c", row(word_n=2, word_max=0.49))
     assert not clean.word_repetition("a b a b a", row(word_n=2, word_max=0.99)), "here all pairs repeat"
@@ -49,8 +48,7 @@ def test_special_characters_are_no_letters_and_no_marks():
 
 
 def test_the_share_of_known_words():
-    """Words in any case, without signs at their ends. Where neighbours make one word they are looked up
-    too."""
+    """Words in any case, without signs at their ends; where neighbours make one word, these words too."""
     known = {"the", "of"}
     assert clean.share_of(known, "The cat, of THE house", row()) == 3 / 5
     assert clean.share_of(known, "", row()) == 0 and clean.share_of(known, "...", row()) == 0
@@ -71,8 +69,7 @@ def test_lines_end_as_sentences_do():
 
 
 def test_lines_about_cookies_go_and_citations_too():
-    """Phrases are looked for in any case. Marks like [12] and [edit] are taken out, the rest of the line
-    stays."""
+    """Phrases are looked for in any case. Of a line with marks like [12] and [edit], only these go."""
     text = "We use Cookies on this site.\nPlease enable JavaScript here now.\n"
     text += "Rome is old [12] and large[edit] too."
     assert clean.c4_lines(text, C4) == "Rome is old  and large too."
@@ -109,8 +106,7 @@ def test_names_of_users():
 
 
 def test_addresses_of_machines():
-    """Four numbers up to 255, not a fifth; a time is none. The long form counts, an idiom like [::2] does
-    not."""
+    """Four numbers up to 255, not a fifth; a time is none. The long form counts; an idiom like [::2] not."""
     for text, want in (
         ("from 192.168.0.17 to 300.1.1.1", "from PI:IP_ADDRESS to 300.1.1.1"),
         ("version 1.2.3.4.5 and 10.0.0.1.", "version 1.2.3.4.5 and PI:IP_ADDRESS."),
@@ -122,8 +118,7 @@ def test_addresses_of_machines():
 
 
 def test_masking_does_not_hang():
-    """100,000 letters without an end: a pattern that begins anew at each letter takes minutes. Bound
-    lengths."""
+    """100,000 letters without an end: who begins anew at each letter takes minutes. Bound the lengths."""
     for part in ("a", "a@", "a.", ":", "1.", "@"):
         for rule in (personal.pii_email, personal.pii_user, personal.pii_ip):
             rule(part * (100_000 // len(part)) + "b", None)

@@ -35,8 +35,7 @@ class Words:
 # ---- texts to ids ----
 
 def test_the_border_is_cut_by_ids():
-    """Encode the whole and cut it after the ids of the context; a space at the end goes to the
-    continuation."""
+    """Encode the whole, cut it after the ids of the context. A space at its end goes to the continuation."""
     t = Words()
     whole = t.encode("the cat sat down")
     for context, continuation in (("the cat", " sat down"), ("the cat ", "sat down"), ("the cat \n ", "sat")):
@@ -152,7 +151,7 @@ def test_the_best_choice_by_each_rule():
     got = scoring.judge(item, [(-6.0, False), (-3.0, True)])
     assert got["scores"] == [-6.0, -3.0] and got["right"] == {"sum": False, "char": True}
     got = scoring.judge(item, [(-6.0, False), (-3.0, True), (-9.0, False), (-2.0, False)])
-    assert got["right"]["answer"] is True or bool(got["right"]["answer"])
+    assert got["right"]["answer"]
 
 
 def test_targets_and_written_answers():

@@ -16,16 +16,14 @@ def near(a, b, share=1e-6):
 # ---- the law ----
 
 def test_the_law_by_hand():
-    """E + A / N^alpha + B / D^beta, for numbers and for arrays: with powers 1/2 and 1 it can be done by
-    head."""
+    """E + A / N^alpha + B / D^beta, for numbers and for arrays. With powers 1/2 and 1 it is easy by hand."""
     one = {"E": 2.0, "A": 30.0, "B": 400.0, "alpha": 0.5, "beta": 1.0}
     assert near(law.predict(one, 100, 800), 2 + 3 + 0.5)
     assert near(law.predict(one, np.array([100.0, 900.0]), np.array([800.0, 400.0])), [5.5, 4.0])
 
 
 def test_flops_by_hand():
-    """6 for each weight in a product; for each key seen 12 per layer and width. A lookup multiplies
-    nothing."""
+    """6 for each weight in a product, 12 per layer and width for each key seen, none for a lookup."""
     m = types.SimpleNamespace(tied=True, vocab=100, dim=10, layers=2, context=50)
     assert train.flops_per_token(m, 5000) == 6 * 5000 + 12 * 2 * 10 * 50
     m.tied = False
