@@ -44,7 +44,7 @@ def test_llama_needs_the_gpu_hours_of_its_table_15(size, tokens, hours):
 
 
 def test_bytes_by_hand():
-    """One layer of width 8, no GPU but one, two micro-batches of one row of 4 tokens: what is moved."""
+    """What one GPU moves: one layer of width 8, two micro-batches of one row of 4 tokens."""
     cfg = load("llama", "model.layers=1", "model.dim=8", "model.heads=2", "model.mlp_dim=16",
                "model.vocab=32", "model.context=4", "run.batch=2", "machine.micro=1")
     P, block = memory.sizes(cfg.model)

@@ -11,6 +11,7 @@ from conftest import ROOT
 from test_convert import LINEAR, LLAMA3, come_in, edit, save, small
 
 import checkpoint
+import config
 import convert
 import tokenizer as tokenizers
 from generate import Draw, generate, prompt_ids
@@ -189,8 +190,8 @@ def test_gguf_of_an_import_with_grouped_heads_a_tied_head_and_scaled_rope(scalin
     theirs = transformers.AutoTokenizer.from_pretrained("hf-of-it")     # hf had a tokenizer.model only
     tokenizer = checkpoint.open_run("runs/in").tokenizer()
     assert [theirs(text).input_ids for text in EDGES] == [[1, *ids] for ids in tokenizer.encode_batch(EDGES)]
-    come_in_again = json.loads(open("runs/in/config.json").read())["imported"] | {"eos": [2, 5]}
-    edit("runs/in/config.json", imported=come_in_again)
+    imported = config.read_json("runs/in/config.json")["imported"]
+    edit("runs/in/config.json", imported=imported | {"eos": [2, 5]})
     with pytest.raises(ValueError, match=r"the ids \[2, 5\] end its texts; only one"):
         gguf.export_run("runs/in", "more.gguf")
 
@@ -201,6 +202,7 @@ def test_gguf_writes_nothing_over_and_leaves_nothing_half_written(trained, monke
         f.write("mine")
     with pytest.raises(ValueError, match="there is there"):
         gguf.export_run("runs/bloom", "there")
+    assert pathlib.Path("there").read_text() == "mine"
 
     def full(self):
         raise OSError("no space left on device")

@@ -11,7 +11,8 @@ Each way has a process of its own, so it has its own compiled code and its own p
 end in -processes have two, of one thread each. Only one way works at a time, in turns; the medians of the
 turns are compared. A step is forward, backward, clipping and fused AdamW on the same random ids. "of
 products" is the share of the machine's rate of float32 matrix products, measured in the same turns. "planned"
-is how fast planning/cost.py says it is, from that rate and from that of copies in memory.
+is how fast planning/cost.py says it is, from that rate and from that of copies in memory, and by how much
+a step took longer.
 """
 import argparse
 import importlib.util
@@ -74,7 +75,7 @@ def our_step(model, cfg, precision):
 def config_of(way, shape):
     kind, *how = way.split("-")
     layers, dim, heads, T, B, V = sizes(shape)
-    return config.load(f"{ROOT}/configs/{kind}.py", [
+    return train.load_config(f"{ROOT}/configs/{kind}.py", [
         f"model.layers={layers}", f"model.dim={dim}", f"model.heads={heads}", f"model.context={T}",
         f"model.vocab={V}", f"run.batch={B}", f"machine.micro={B}", f"machine.compile={'compiled' in how}"])
 
@@ -257,8 +258,8 @@ def main():
     ap.add_argument("--ways", nargs="+", choices=[*REFERENCE, *WAYS], metavar="WAY",
                     help=f"{', '.join([*REFERENCE, *WAYS])} (default: all)")
     ap.add_argument("--reference", metavar="FILE", help="a model.py with classes GPT and GPTConfig")
-    ap.add_argument("--grow", action="store_true", help="instead: shapes in which one size grows")
-    ap.add_argument("--rounds", type=config.number(1, 1e6), default=5)
+    ap.add_argument("--grow", action="store_true", help="in place of --shapes: one size grows")
+    ap.add_argument("--rounds", type=config.number(1, 1e6), default=5, help="turns of each way (default: 5)")
     ap.add_argument("--work", help=argparse.SUPPRESS)
     args = ap.parse_args()
     if args.work:

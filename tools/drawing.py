@@ -7,10 +7,9 @@ import unicodedata
 from xml.sax.saxutils import escape
 
 GREY, PALE, WHITE = "#888888", "#eeeeee", "#ffffff"
-# matplotlib's first colours, as in docs/*.svg, and lighter ones to write on
-BLUE, ORANGE, GREEN, RED, PURPLE = "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"
-LIGHT = {BLUE: "#d2e4f1", ORANGE: "#ffe0c4", GREEN: "#d5ecd5", RED: "#f7d4d4", PURPLE: "#e4daee",
-         GREY: "#dddddd"}
+# matplotlib's colours, as in docs/*.svg, and lighter ones to write on
+BLUE, ORANGE, GREEN, PURPLE = "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd"
+LIGHT = {BLUE: "#d2e4f1", ORANGE: "#ffe0c4", GREEN: "#d5ecd5", PURPLE: "#e4daee", GREY: "#dddddd"}
 
 FRAME = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"
 viewBox="0 0 {width} {height}">
@@ -19,8 +18,7 @@ viewBox="0 0 {width} {height}">
 text {{ font: 12px "DejaVu Sans", Verdana, "Noto Sans", sans-serif; fill: #222222; text-anchor: middle }}
 .left {{ text-anchor: start }} .right {{ text-anchor: end }} .bold {{ font-weight: bold }}
 .small {{ font-size: 10px }} .grey {{ fill: #666666 }} .head {{ font-size: 14px; font-weight: bold }}
-path {{ fill: none; stroke: #666666 }} rect {{ stroke: #888888 }} .dashed {{ stroke-dasharray: 3 3 }}
-.plain {{ stroke: none }}
+path {{ fill: none; stroke: #666666 }} rect {{ stroke: #888888 }} .plain {{ stroke: none }}
 </style>
 <defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">
 <path d="M0 0L8 4L0 8z" style="fill:#666666;stroke:none"/></marker></defs>
@@ -65,12 +63,11 @@ class Drawing:
                        for x, y, w in corners)
         self.parts.append(f'<path d="{path}" style="fill:{fill}"/>\n')
 
-    def arrow(self, *points, tip=True, dashed=False):
+    def arrow(self, *points, tip=True):
         """A line through points (x, y)."""
         path = "L".join(f"{number(x)} {number(y)}" for x, y in points)
-        more = ' marker-end="url(#tip)"' if tip else ""
-        more += ' class="dashed"' if dashed else ""
-        self.parts.append(f'<path d="M{path}"{more}/>\n')
+        end = ' marker-end="url(#tip)"' if tip else ""
+        self.parts.append(f'<path d="M{path}"{end}/>\n')
 
     def svg(self):
         return "".join([*self.parts, "</svg>\n"])

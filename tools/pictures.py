@@ -12,7 +12,7 @@ tokens      one sentence in six languages, cut by both tokenizers
 shards      what each of four processes keeps and sends, and the memory of one of them
 toy         learning rate, loss and bits per byte by language of a run; without the run it is left as it is
 
-The first, second and fourth to sixth are in diagrams.py. positions and toy are drawn by matplotlib.
+matplotlib draws positions and toy, which are in this file. The others are in diagrams.py.
 """
 import io
 import os
@@ -153,7 +153,8 @@ def main():
     for name in args.names:
         if name not in known:
             raise ValueError(f"there is no picture {name!r}; there are {', '.join(known)}")
-    names, there = args.names, os.path.exists(losses_of(args.run))
+    there = os.path.exists(losses_of(args.run))
+    names = args.names
     if not names:
         names = [name for name in known if name != "toy" or there]
     for name in names:
