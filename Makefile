@@ -7,9 +7,10 @@ toy: .venv/ready
 	$(BIN)/python sample.py runs/bloom-toy --prompt "Once upon a time" --tokens 120 --temperature 0.3
 	@echo 'next: source .venv/bin/activate && python sample.py runs/bloom-toy --prompt "One day," --temperature 0.3'
 
-# two files at a time, the longest first
+# two files at a time, the longest first; a test that stands still for 200 s says where, and fails
 test: .venv/ready-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_parallel.py tests/test_train.py tests/test_prepare.py tests -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_parallel.py tests/test_train.py tests/test_prepare.py tests -n 2 --dist loadfile --max-worker-restart 0 \
+		-o faulthandler_timeout=200 -o faulthandler_exit_on_timeout=true
 
 # the commands of README.md and docs/, in their order, in a copy of the repository
 docs-check: .venv/ready-test

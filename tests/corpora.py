@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -147,15 +148,21 @@ def write_rich():
     write("rich.py", RICH.replace("{rules}", ", ".join(prose)))
 
 
+def wait_until(happened, seconds=60):
+    """Wait for something that other processes do. A test that waits for ever says nothing."""
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
 class Dask:
     """A scheduler and a worker of two threads, started from the folder `away` and without PYTHONPATH."""
     def __init__(self, away):
         self.away, self.processes = away, {}
         os.makedirs(away)
-        self.start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", "file")
-        while not os.path.exists(f"{away}/file"):
-            time.sleep(0.1)
-        self.address = config.read_json(f"{away}/file")["address"]
+        self.start("scheduler", "scheduler", "--host", "127.0.0.1", "--port", "0")
+        self.address = self.wait_for("scheduler", r"Scheduler at: +(tcp:\S+)")
         self.start_worker()
 
     def start(self, name, *arguments):
@@ -166,13 +173,17 @@ class Dask:
             self.processes[name] = subprocess.Popen(command, cwd=self.away, env=environment, stdout=log,
                                                     stderr=log)
 
+    def wait_for(self, name, pattern):
+        """What the group of `pattern` is in the log of a process, as soon as it is there."""
+        log = pathlib.Path(f"{self.away}/{name}.log")
+        wait_until(lambda: re.search(pattern, log.read_text()))
+        return re.search(pattern, log.read_text())[1]
+
     def start_worker(self, name="worker"):
         """It is there when it has said so."""
-        log = pathlib.Path(f"{self.away}/{name}.log")
-        log.unlink(missing_ok=True)
+        pathlib.Path(f"{self.away}/{name}.log").unlink(missing_ok=True)
         self.start(name, "worker", self.address, "--nthreads", "2", "--no-nanny")
-        while not log.exists() or "Registered to" not in log.read_text():
-            time.sleep(0.1)
+        self.wait_for(name, "Registered (to)")
 
     def start_scheduler(self):
         """Again, at the same address."""

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
-from corpora import Dask, jobs_running, result, strike, tree, write, write_rich
+from corpora import Dask, jobs_running, result, strike, tree, wait_until, write, write_rich
 from some_jobs import die, write_slowly
 
 import config
@@ -95,15 +95,10 @@ def test_a_process_ends_when_its_parent_dies():
     program = (f"import subprocess; subprocess.run({jobs.COMMAND}, cwd={ROOT!r}, text=True, "
                f"input={json.dumps(request)!r})")
     parent = subprocess.Popen([sys.executable, "-c", program])
-    while not jobs_running():
-        time.sleep(0.1)
+    wait_until(jobs_running)
     parent.kill()
     parent.wait()
-    for _ in range(100):
-        if not jobs_running():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it works on, for nobody")
+    wait_until(lambda: not jobs_running(), 10)      # or it would work on, for nobody
 
 
 # ---- buckets ----
@@ -165,8 +160,7 @@ def test_a_job_that_kills_its_workers_and_a_lost_scheduler_are_named(tmp_path):
             dask.kill(name)
         dask.start_worker()
         running = pool.submit(jobs.run_jobs, "testing", [job(write_slowly, "text", 60)], None, dask.address)
-        while not jobs_running():
-            time.sleep(0.1)
+        wait_until(jobs_running)
         dask.kill("scheduler")
         with pytest.raises(ValueError, match="scheduler at .* was lost while testing"):
             running.result()
@@ -205,8 +199,7 @@ def test_a_cluster_makes_the_same_bytes_whoever_is_killed(tmp_path):
             os.rename("data/all", f"data/before-{victim}")
             p = start(*cluster)
             time.sleep(draw.uniform(2, 8))
-            while not jobs_running():
-                time.sleep(0.05)
+            wait_until(jobs_running)
             assert strike(dask, victim, p)
             code, out = finish(p)
             if victim in ("scheduler", "command"):
@@ -224,8 +217,7 @@ def test_a_rule_that_is_edited_between_two_commands_is_in_force_everywhere(tmp_p
     assert finish(start("name=before"))[0] == 0
     with Dask(tmp_path / "away") as dask:
         p = start("--cluster", dask.address)
-        while not os.path.exists("data/all.partial") or not jobs_running():
-            time.sleep(0.1)
+        wait_until(lambda: os.path.exists("data/all.partial") and jobs_running())
         time.sleep(3)
         p.kill()
         text = tree("rules")["thresholds.toml"].decode()
