@@ -2,6 +2,8 @@
 
 Every fast form is beside its equation in a test, and none is needed: Transformer(cfg) uses the equations.
 """
+import contextlib
+import ctypes
 import functools
 import sys
 
@@ -36,8 +38,20 @@ def can_compile(device):
         return False
 
 
+def keep_memory():
+    """Let the C library keep what is freed, for the next step. By itself it returns large pieces to the
+    system, and gets them back filled with zeros, page by page. Only glibc has these settings (malloc.h)."""
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)                  # no piece of memory is a mapping of its own
+        mallopt(M_TRIM_THRESHOLD, -1)           # nothing is returned
+
+
 def of_training(cfg, device, dtype, count_flops):
     """(arguments of Transformer, whether to compile its blocks). `count_flops` is train.flops_per_token()."""
+    if device == "cpu":
+        keep_memory()
     compiled = cfg.machine.compile
     if compiled == "auto":
         with torch.device("meta"):

@@ -1,6 +1,10 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import log, tiny
+from conftest import ROOT, log, tiny
 
 import checkpoint
 import config
@@ -36,6 +40,27 @@ def test_only_a_long_run_is_compiled_by_itself(monkeypatch):
         return forms.of_training(cfg, "cpu", None, train.flops_per_token)[1]
     assert not compiled("run.tokens=1e6") and compiled("run.tokens=1e10")
     assert compiled("machine.compile=true") and not compiled("run.tokens=1e10", "machine.compile=false")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc only")
+def test_memory_that_is_freed_is_kept_for_the_next_step():
+    """A page that the system gives is a fault, here 64 MiB ten times."""
+    program = """if True:
+        import resource, torch
+        from fast import forms
+
+        def faults():
+            torch.ones(2 ** 24)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(10):
+                torch.ones(2 ** 24)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        first = faults()
+        forms.keep_memory()
+        print(first, faults())"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 300 and after < before / 10
 
 
 @BOTH
