@@ -22,7 +22,8 @@ import time
 
 if __name__ == "__main__":      # before the imports that take seconds
     import config
-    config.begin_command()
+    import lock
+    config.command(lambda: lock.look(sys.argv[1:]))
 
 import torch
 
