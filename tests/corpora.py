@@ -116,7 +116,7 @@ def config():
     code = Source("code", "code", licences=["MIT"], clean=["same_signs"])
     books = Source("books", "books", split=10 ** 9, near="overlap")
     tales = Source("tales", "tales", near="minhash",
-                   clean=["same_url", "same_letters", "ccnet_lines", {rules}])
+                   clean=["same_url", "same_letters", "ccnet_lines", "oscar", "gopher"])
     return Corpus("all", [web, code, books, tales], Tokenizer("bpe", 400), remove="ids.txt", rules="rules",
                   part=8000)
 """
@@ -144,8 +144,7 @@ def write_rich():
         write_records(f"tales/{number}.jsonl", found)
     write("ids.txt", "web/0-3\ntales/1-1\n")
     shutil.copytree(clean.RULES_FOLDER, "rules")
-    prose = [f'"{name}"' for name in ("oscar", "gopher") if name in {**clean.RECIPES, **clean.RULES}]
-    write("rich.py", RICH.replace("{rules}", ", ".join(prose)))
+    write("rich.py", RICH)
 
 
 def wait_until(happened, seconds=60):
