@@ -24,7 +24,7 @@ def take(run, file):
     """Lock `file`, which is that of folder `run`, and say in it who this is; then let other processes share
     the lock. If it is locked by a start whose launcher is gone, its processes are about to end: wait."""
     until = None
-    while not locked(file):
+    while not locked(file, warn=True):
         who = holder(file)
         if not leaving(who) or until and time.monotonic() > until:
             refuse(run, who)
@@ -46,15 +46,15 @@ def share(run, file):
         refuse(run, holder(file))
 
 
-def locked(file, shared=False):
-    """Whether `file` is locked now for this process, alone or shared."""
+def locked(file, shared=False, warn=False):
+    """Whether `file` is locked now for this process, alone or shared; or cannot be, on this file system."""
     import fcntl  # here: Windows has none, and only training needs it
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as e:
-        if not shared:
+        if warn:
             print(f"warning: {file.name} cannot be locked ({e.strerror}): see to it that no second command "
                   "trains this run", flush=True)
     return True

@@ -10,8 +10,8 @@ import json
 import math
 import re
 
-import safetensors.torch
 import torch
+from safetensors.torch import load, save
 
 import parallel
 
@@ -130,7 +130,7 @@ def save_state(out, model, optimizer, step):
             else:
                 numbers[f"{i} {key}"] = value
     facts = {"step": step, "numbers": numbers, "groups": state["param_groups"]}
-    data = safetensors.torch.save(tensors, {"facts": json.dumps(facts)})
+    data = save(tensors, {"facts": json.dumps(facts)})
     if hasattr(out, "write"):
         out.write(data)
     else:
@@ -145,10 +145,10 @@ def load_state(source, model, optimizer):
     else:
         with open(source, "rb") as f:
             data = f.read()
-    size = int.from_bytes(data[:8], "little")           # of the header, which safetensors.torch.load() hides
+    size = int.from_bytes(data[:8], "little")           # of the header, which load() hides
     facts = json.loads(json.loads(data[8:8 + size])["__metadata__"]["facts"])
     weights, state = {}, collections.defaultdict(dict)
-    for name, tensor in safetensors.torch.load(data).items():
+    for name, tensor in load(data).items():
         kind, _, rest = name.partition(" ")
         if kind == "model":
             weights[rest] = tensor

@@ -129,7 +129,7 @@ KNOW_OF_PROCESSES = {
 }
 
 
-def test_nothing_is_pickled_and_two_files_know_of_processes():
+def test_nothing_is_pickled_and_few_files_know_of_processes():
     for path, text in sources().items():
         if path.startswith(("tests", "tools")):
             continue

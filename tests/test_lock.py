@@ -28,7 +28,7 @@ def test_a_shell_that_sets_world_size_is_no_launcher(monkeypatch):
 @contextlib.contextmanager
 def locked_by(**who):
     """Another process's lock on runs/r, as lock.take() leaves it."""
-    os.makedirs("runs/r")
+    os.makedirs("runs/r", exist_ok=True)
     who = {"host": socket.gethostname(), "pid": 4711, "since": "2026-11-27 05:16:39", **who}
     with open("runs/r/lock", "w") as f:
         json.dump(who, f)
@@ -101,11 +101,13 @@ def test_a_process_that_does_not_end_keeps_the_next_start_out(tmp_path, monkeypa
 def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys):
     def flock(file, how):
         raise OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fcntl, "flock", flock)
-    parallel.hold(str(tmp_path))
+    parallel.hold("runs/r")
     parallel.release()
+    lock.look([f"{ROOT}/configs/bloom.py", "run.name=r"])
     out = capsys.readouterr().out
-    assert out.count("\n") == 1 and out.startswith(f"warning: {tmp_path}/lock cannot be locked (No locks av")
+    assert out.count("\n") == 1 and out.startswith("warning: runs/r/lock cannot be locked (No locks av")
 
 
 def test_the_second_command_is_refused_before_it_imports_pytorch(tmp_path, monkeypatch):
@@ -122,10 +124,7 @@ def test_the_second_command_is_refused_before_it_imports_pytorch(tmp_path, monke
     with locked_by(launcher=None):
         assert second().startswith("error: another command trains runs/r: ")
         assert second(RANK="1") == "this is PyTorch\n", "process 0 says it for all"
-    with open("runs/r/lock", "w") as f:
-        json.dump({"host": socket.gethostname(), "pid": 1, "launcher": gone(), "since": ""}, f)
-        f.flush()
-        fcntl.flock(f, fcntl.LOCK_SH)
+    with locked_by(launcher=gone()):
         assert second() == "this is PyTorch\n", "it is about to end"
     command[2:] = ["configs/none.py", "run.name"]
     assert second() == "this is PyTorch\n", "others say what is wrong with that"

@@ -2,8 +2,8 @@ import io
 import types
 
 import numpy as np
-import safetensors.torch
 import torch
+from safetensors.torch import load
 
 import config
 import data
@@ -225,7 +225,7 @@ def test_a_state_fits_into_any_file():
     net, optimizer = training()
     file = io.BytesIO()
     parts.save_state(file, net, optimizer, 0)
-    kept = safetensors.torch.load(file.getvalue()).values()
+    kept = load(file.getvalue()).values()
     assert all(any(torch.equal(p, tensor) for tensor in kept) for p in net.parameters())
     file.seek(0)
     again, other = training(seed=1)
