@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from model import Cache, rope
+from model import Cache, rope, rope_angles
 
 SINKS = 4       # first tokens of a text, which are never forgotten
 FIRST = 512     # likeliest tokens, looked at first: to sort 32,000 takes longer than a small model's step
@@ -103,7 +103,7 @@ def slide(cache, m):
     for keys, values in zip(cache.k, cache.v):      # of one layer: (R, heads, S, width)
         kept = keys.take_along_dim(index, 2)
         if cfg.position == "rope":
-            kept = rope(kept, now - was, cfg.theta, cfg.scaling)
+            kept = rope(kept, rope_angles(now - was, kept.shape[-1], cfg.theta, cfg.scaling))
         keys[:, :, :n] = kept
         values[:, :, :n] = values.take_along_dim(index, 2)
     cache.n, cache.pad = n, left.squeeze(1).expand(cache.k.shape[1])

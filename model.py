@@ -16,6 +16,7 @@ Letters: B batch   T tokens   C model width   H heads   K key heads   D head wid
 """
 import hashlib
 import math
+import typing
 
 import torch
 import torch.nn as nn
@@ -63,20 +64,25 @@ def llama3_scaling(frequency, factor, low, high, original):
     return kept * frequency + (1 - kept) * frequency / factor
 
 
-def rope(x, pos, theta=10_000.0, scaling=None):
-    """Turn each pair (i, i + D/2) of x (B, H, T, D) by the angle pos * theta^(-2i/D); `pos` (B or 1, T).
+def rope_angles(pos, D, theta=10_000.0, scaling=None):
+    """(cos, sin), both (B or 1, 1, T, D/2), of the angles pos * theta^(-2i/D) by which rope() turns pair i;
+    `pos` (B or 1, T). `scaling` is not in the paper: the arguments of linear_scaling() or llama3_scaling().
+    """
+    frequency = theta ** (-torch.arange(0, D, 2, device=pos.device).float() / D)
+    if scaling:
+        frequency = (linear_scaling if len(scaling) == 1 else llama3_scaling)(frequency, **scaling)
+    angle = (pos.float().unsqueeze(-1) * frequency).unsqueeze(1)        # (B or 1, 1, T, D/2)
+    return angle.cos(), angle.sin()
+
+
+def rope(x, angles):
+    """Turn each pair (i, i + D/2) of x (B, H, T, D) by its angle of rope_angles().
 
     If q and k are both turned, their product depends on the distance of their positions only (Su et al.
     2021). Pairs are half a head apart, as in Hugging Face's checkpoints. Meta's pair neighbours (2i, 2i+1),
-    which is the same model with the rows of the q and k matrices in another order. `scaling` is not in the
-    paper: the arguments of linear_scaling() or llama3_scaling().
+    which is the same model with the rows of the q and k matrices in another order.
     """
-    D = x.shape[-1]
-    frequency = theta ** (-torch.arange(0, D, 2, device=x.device).float() / D)
-    if scaling:
-        frequency = (linear_scaling if len(scaling) == 1 else llama3_scaling)(frequency, **scaling)
-    angle = pos.float().unsqueeze(-1) * frequency
-    cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)       # (B or 1, 1, T, D/2)
+    cos, sin = angles
     a, b = x.float().chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
 
@@ -169,30 +175,37 @@ def mlp_width(kind, C):
     return {"gelu": 4 * C, "swiglu": 256 * math.ceil((8 * C // 3) / 256)}[kind]
 
 
+class Positions(typing.NamedTuple):
+    """What all blocks know of where tokens are: places(), and what RoPE or ALiBi needs."""
+    pos: torch.Tensor
+    mask: torch.Tensor | None = None
+    angles: tuple | None = None
+    slopes: torch.Tensor | None = None
+
+
 class Attention(nn.Module):
-    """H query heads and K key heads of width C // H. `position` is "alibi", "rope" or "none". `attend` is
-    attention(), or a faster form of it."""
-    def __init__(self, C, H, K, bias, position, theta, scaling=None, attend=attention):
+    """H query heads and K key heads of width C // H. `attend` is attention(), or a faster form of it."""
+    def __init__(self, C, H, K, bias, attend=attention):
         super().__init__()
         self.H, self.K, self.D = H, K, C // H
-        self.position, self.attend = position, attend
-        self.theta, self.scaling = theta, scaling
+        self.attend = attend
         self.qkv = nn.Linear(C, (H + 2 * K) * self.D, bias=bias)
         self.out = nn.Linear(C, C, bias=bias)
 
-    def forward(self, x, pos, mask, past):
+    def forward(self, x, at, past=None):
+        """`past` is None, or (keys, values, columns, S): k and v are written there at `columns`, and the
+        first S columns are looked at."""
         B, T, C = x.shape
         qkv = self.qkv(x).view(B, T, -1, self.D).transpose(1, 2)            # (B, H + 2K, T, D)
         q, k, v = qkv.split((self.H, self.K, self.K), 1)
-        if self.position == "rope":
-            q, k = (rope(x, pos, self.theta, self.scaling) for x in (q, k))
+        if at.angles is not None:
+            q, k = rope(q, at.angles), rope(k, at.angles)
         if past is not None:
             keys, values, columns, S = past
             keys.index_copy_(2, columns, k)
             values.index_copy_(2, columns, v)
             k, v = keys[:, :, :S], values[:, :, :S]                         # (B, K, S, D)
-        slopes = alibi_slopes(self.H, x.device) if self.position == "alibi" else None
-        y = self.attend(q, k, v, pos, mask, slopes)
+        y = self.attend(q, k, v, at.pos, at.mask, at.slopes)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -203,20 +216,19 @@ class Block(nn.Module):
         super().__init__()
         C, self.recompute = cfg.dim, recompute
         self.norm1 = NORM[cfg.norm](C, cfg.eps)
-        self.attn = Attention(C, cfg.heads, cfg.kv_heads or cfg.heads, cfg.bias, cfg.position, cfg.theta,
-                              cfg.scaling, attend)
+        self.attn = Attention(C, cfg.heads, cfg.kv_heads or cfg.heads, cfg.bias, attend)
         self.norm2 = NORM[cfg.norm](C, cfg.eps)
         self.mlp = MLP[cfg.mlp](C, cfg.mlp_dim or mlp_width(cfg.mlp, C), cfg.bias)
         self.attn.out.residual = self.mlp.down.residual = True      # init() scales what writes to the stream
 
-    def forward(self, x, pos, mask=None, past=None):
+    def forward(self, x, at, past=None):
         if self.recompute is not None and torch.is_grad_enabled():
-            return checkpoint(self.compute, x, pos, mask, past, use_reentrant=False, preserve_rng_state=False,
+            return checkpoint(self.compute, x, at, past, use_reentrant=False, preserve_rng_state=False,
                               **self.recompute)
-        return self.compute(x, pos, mask, past)
+        return self.compute(x, at, past)
 
-    def compute(self, x, pos, mask, past):                          # pre-norm, both papers
-        x = (x + self.attn(self.norm1(x), pos, mask, past)).type_as(x)      # the stream keeps its dtype
+    def compute(self, x, at, past):                                 # pre-norm, both papers
+        x = (x + self.attn(self.norm1(x), at, past)).type_as(x)             # the stream keeps its dtype
         return (x + self.mlp(self.norm2(x))).type_as(x)
 
 
@@ -241,16 +253,24 @@ class Transformer(nn.Module):
         loss."""
         T = ids.shape[1]
         columns, S = cache.columns(T) if cache else (torch.arange(T, device=ids.device), T)
-        pos, mask = places(columns, S, cache.pad if cache else None)
+        at = self.positions(*places(columns, S, cache.pad if cache else None))
         x = self.embed_norm(self.embed(ids)).to(self.stream)
         for i, block in enumerate(self.blocks):
-            x = block(x, pos, mask, (cache.k[i], cache.v[i], columns, S) if cache else None)
+            x = block(x, at, (cache.k[i], cache.v[i], columns, S) if cache else None)
         x = self.norm(x)
         if cache:
             cache.n += T
         if targets is not None:
             return self.loss(x, targets)
         return self.logits(x[:, -1:] if last else x)
+
+    def positions(self, pos, mask):
+        cfg, at = self.cfg, Positions(pos, mask)
+        if cfg.position == "rope":
+            return at._replace(angles=rope_angles(pos, cfg.dim // cfg.heads, cfg.theta, cfg.scaling))
+        if cfg.position == "alibi":
+            return at._replace(slopes=alibi_slopes(cfg.heads, pos.device))
+        return at
 
     def head_weight(self):
         return self.embed.weight if self.head is None else self.head.weight

@@ -89,7 +89,7 @@ def run_rope(d_k, theta, max_seq_len, in_query_or_key, token_positions, pairs="n
     x, lead = in_query_or_key, in_query_or_key.shape[:-2]
     flat = (halves(x) if pairs == "neighbours" else x).reshape(-1, 1, *x.shape[-2:])
     pos = torch.broadcast_to(token_positions, (*lead, x.shape[-2])).reshape(-1, x.shape[-2])
-    turned = model.rope(flat, pos, theta).reshape(x.shape)
+    turned = model.rope(flat, model.rope_angles(pos, x.shape[-1], theta)).reshape(x.shape)
     return neighbours(turned) if pairs == "neighbours" else turned
 
 

@@ -103,22 +103,23 @@ FERTILITY = Assignment(
 
 # what a whole model needs
 BLOOM = "layer_norm gelu alibi_slopes attention Attention.forward places"
-LLAMA = "rms_norm swiglu rope attention Attention.forward places"
+LLAMA = "rms_norm swiglu rope_angles rope attention Attention.forward places"
 
 DECODER = Assignment(
     3, "Parts of the decoder",
-    ["model.py:layer_norm", "model.py:rms_norm", "model.py:gelu", "model.py:swiglu", "model.py:rope",
-     "model.py:alibi_slopes", "model.py:attention", "model.py:Attention.forward", "model.py:places"],
+    ["model.py:layer_norm", "model.py:rms_norm", "model.py:gelu", "model.py:swiglu",
+     "model.py:rope_angles", "model.py:rope", "model.py:alibi_slopes", "model.py:attention",
+     "model.py:Attention.forward", "model.py:places"],
     {
         "layer_norm_by_hand": (4, "layer_norm"),
         "rms_norm_by_hand": (4, "rms_norm"),
         "norms_survive_half_precision": (4, "layer_norm rms_norm"),
         "gelu_in_its_tanh_form": (3, "gelu"),
         "swiglu_by_hand": (5, "swiglu"),
-        "rope_turns_a_pair_by_its_angle": (5, "rope"),
-        "rope_scales_its_frequencies": (2, "rope"),
-        "rope_scores_depend_on_the_distance": (5, "rope"),
-        "rope_takes_a_position_for_each_row": (4, "rope"),
+        "rope_turns_a_pair_by_its_angle": (5, "rope_angles rope"),
+        "rope_scales_its_frequencies": (2, "rope_angles"),
+        "rope_scores_depend_on_the_distance": (5, "rope_angles rope"),
+        "rope_takes_a_position_for_each_row": (4, "rope_angles rope"),
         "slopes_of_a_power_of_two": (4, "alibi_slopes"),
         "slopes_of_any_number_of_heads": (6, "alibi_slopes"),
         "attention_by_hand": (6, "attention"),
@@ -132,7 +133,7 @@ DECODER = Assignment(
         "no_token_sees_the_padding": (2, "places"),
         "padding_sees_itself": (2, "places"),
         "heads_are_cut_and_put_together": (4, "Attention.forward"),
-        "positions_turn_q_and_k_or_give_slopes": (2, "Attention.forward rope alibi_slopes"),
+        "positions_turn_q_and_k_or_give_slopes": (2, "Attention.forward rope"),
         "keys_and_values_go_into_the_memory": (2, "Attention.forward"),
         "cached_equals_uncached_in_bloom": (2, BLOOM),
         "cached_equals_uncached_in_llama": (2, LLAMA),

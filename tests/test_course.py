@@ -219,12 +219,11 @@ OTHERS = ["conftest.py", "sitecustomize.py", "torch.py", "pytest.py", "config.py
 def nasty(tmp_path_factory, handout):
     """A submission in which each function does harm of its own, and files that nobody asked for."""
     folder = tmp_path_factory.mktemp("nasty")
-    source = cut.with_body(
-        read(handout / "model.py"),
-        "rope",
-        cut.source_of(read(f"{ROOT}/model.py"), "rope").split('"""')[-1].replace("\n    ", "\n"),
-    )
-    for name, body in NASTY.items():
+    source, ours = read(handout / "model.py"), read(f"{ROOT}/model.py")
+    bodies = dict(NASTY)
+    for name in ("rope_angles", "rope"):
+        bodies[name] = cut.source_of(ours, name).split('"""')[-1].lstrip("\n")
+    for name, body in bodies.items():
         source = cut.with_body(source, name, body.replace("\n    ", "\n")[4:])
     (folder / "model.py").write_text(source)
     for name in OTHERS:

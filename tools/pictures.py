@@ -29,7 +29,7 @@ import torch
 import checkpoint
 import config
 import train
-from model import alibi_slopes, rope
+from model import alibi_slopes, rope_angles
 from planning import figures
 
 
@@ -69,10 +69,8 @@ def alibi_bias(H, distances):
 
 def rope_turns(D, distances, theta):
     """(D/2, len(distances)) how far rope() turns each pair of a head: the cosine of the angle."""
-    x = torch.cat((torch.ones(D // 2), torch.zeros(D // 2)))        # every pair points along its first axis
-    x = x.expand(1, 1, len(distances), D)
-    turned = rope(x, torch.as_tensor(distances).unsqueeze(0), theta)
-    return turned[0, 0, :, :D // 2].T
+    cos, _ = rope_angles(torch.as_tensor(distances).unsqueeze(0), D, theta)
+    return cos[0, 0].T
 
 
 def positions():

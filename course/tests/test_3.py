@@ -66,44 +66,49 @@ def test_rope_turns_a_pair_by_its_angle():
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4)
     c, s, cc, ss = math.cos(2), math.sin(2), math.cos(0.2), math.sin(0.2)
     want = torch.tensor([c - 3 * s, 2 * cc - 4 * ss, 3 * c + s, 4 * cc + 2 * ss])
-    assert near(model.rope(x, torch.tensor([[2]]), theta=100.0).flatten(), want)
-    assert near(model.rope(x, torch.tensor([[0]])), x), "position 0 turns nothing"
-    assert model.rope(x.bfloat16(), torch.tensor([[2]])).dtype == torch.bfloat16
+    angles = model.rope_angles(torch.tensor([[2]]), 4, theta=100.0)
+    assert near(model.rope(x, angles).flatten(), want)
+    assert model.rope(x.bfloat16(), angles).dtype == torch.bfloat16
+    assert near(model.rope(x, model.rope_angles(torch.tensor([[0]]), 4)), x), "position 0 turns nothing"
 
 
 def test_rope_scales_its_frequencies():
     """`scaling` changes the frequencies: through linear_scaling() if it has one entry, else through
     llama3_scaling()."""
-    x, pos = draw(1, 1, 1, 4), torch.tensor([[2]])
-    slower = model.rope(x, torch.tensor([[8]]), theta=100.0, scaling={"factor": 4.0})
-    assert near(slower, model.rope(x, pos, theta=100.0))
+    pos = torch.tensor([[2]])
+    slower = model.rope_angles(torch.tensor([[8]]), 4, theta=100.0, scaling={"factor": 4.0})
+    for got, want in zip(slower, model.rope_angles(pos, 4, theta=100.0)):
+        assert near(got, want)
     scaling = {"factor": 4.0, "low": 1.0, "high": 3.0, "original": 40 * math.pi}
     # the pairs turn 20 times and twice: the first stays 1, half of the second is divided: 0.05 + 0.05 / 4
-    got = model.rope(x, pos, theta=100.0, scaling=scaling)
-    assert near(got, model.rope(x, pos, theta=0.0625 ** -2))
+    mixed = model.rope_angles(pos, 4, theta=100.0, scaling=scaling)
+    for got, want in zip(mixed, model.rope_angles(pos, 4, theta=0.0625 ** -2)):
+        assert near(got, want)
 
 
 def test_rope_scores_depend_on_the_distance():
     """Turn q at i and k at j: their product must be the same for all i and j of one distance."""
     q, k = draw(1, 2, 1, 8), draw(1, 2, 1, 8, seed=1)
 
+    def turned(x, position):
+        return model.rope(x, model.rope_angles(torch.tensor([[position]]), 8))
+
     def score(i, j):
-        turned = model.rope(q, torch.tensor([[i]])), model.rope(k, torch.tensor([[j]]))
-        return (turned[0] * turned[1]).sum(-1)
+        return (turned(q, i) * turned(k, j)).sum(-1)
     assert near(score(3, 1), score(103, 101), 1e-4)
     assert not near(score(3, 1), score(3, 2), 1e-2), "another distance has another score"
     assert not near(score(3, 1), score(1, 3), 1e-2), "so has the other direction"
-    assert near(model.rope(q, torch.tensor([[77]])).norm(dim=-1), q.norm(dim=-1), 1e-4), "lengths stay"
+    assert near(turned(q, 77).norm(dim=-1), q.norm(dim=-1), 1e-4), "lengths stay"
 
 
 def test_rope_takes_a_position_for_each_row():
     """pos may be (B, T): with left padding each row of the batch begins elsewhere."""
     x = draw(2, 3, 4, 8)
     pos = torch.tensor([[0, 1, 2, 3], [-2, -1, 0, 1]])
-    got = model.rope(x, pos)
+    got = model.rope(x, model.rope_angles(pos, 8))
     for b in range(2):
         for t in range(4):
-            one = model.rope(x[b:b + 1, :, t:t + 1], pos[b:b + 1, t:t + 1])
+            one = model.rope(x[b:b + 1, :, t:t + 1], model.rope_angles(pos[b:b + 1, t:t + 1], 8))
             assert near(got[b:b + 1, :, t:t + 1], one)
 
 
@@ -239,12 +244,12 @@ def test_heads_are_cut_and_put_together():
     def attend(q, k, v, pos, mask, slopes):
         seen.update(q=q, k=k, v=v, slopes=slopes)
         return q + torch.arange(4.0).view(1, 4, 1, 1)
-    module = model.Attention(8, 4, 2, bias=False, position="none", theta=10_000.0, attend=attend)
+    module = model.Attention(8, 4, 2, bias=False, attend=attend)
     x = draw(2, 3, 8)
     with torch.no_grad():
         module.qkv.weight.copy_(draw(16, 8, seed=1))
         module.out.weight.copy_(torch.eye(8))
-        got = module(x, torch.arange(3).unsqueeze(0), None, None)
+        got = module(x, model.Positions(torch.arange(3).unsqueeze(0)))
         flat = x @ module.qkv.weight.t()
     assert seen["q"].shape == (2, 4, 3, 2) and seen["k"].shape == seen["v"].shape == (2, 2, 3, 2)
     assert near(seen["q"][:, 1], flat[..., 2:4]) and near(seen["k"][:, 1], flat[..., 10:12])
@@ -253,29 +258,32 @@ def test_heads_are_cut_and_put_together():
 
 
 def test_positions_turn_q_and_k_or_give_slopes():
-    """With "rope" both q and k are turned, v is not, with `past` as without; with "alibi" nothing is, and
-    attention gets the slopes."""
-    x, pos, seen = draw(1, 3, 8), torch.tensor([[4, 5, 6]]), {}
+    """Where there are angles both q and k are turned, v is not, with `past` as without. Slopes go to
+    attention, and turn nothing."""
+    x, pos = draw(1, 3, 8), torch.tensor([[4, 5, 6]])
+    angles, slopes = (draw(1, 1, 3, 2), draw(1, 1, 3, 2, seed=2)), torch.tensor([0.5, 0.25])
+    module = model.Attention(8, 2, 2, bias=False, attend=lambda *given: given[0])
 
-    def attend(q, k, v, pos, mask, slopes):
-        seen[position] = q, k, v, slopes
-        return q
-    for position in ("none", "rope", "alibi"):
-        module = model.Attention(8, 2, 2, bias=False, position=position, theta=100.0, attend=attend)
+    def given(at, past=None):
+        seen = {}
+
+        def attend(q, k, v, pos, mask, slopes):
+            seen.update(q=q, k=k, v=v, pos=pos, slopes=slopes)
+            return q
+        module.attend = attend
         with torch.no_grad():
             module.qkv.weight.copy_(draw(24, 8, seed=1))
-            module(x, pos, None, None)
-    q, k, v, _ = seen["none"]
-    assert near(seen["rope"][0], model.rope(q, pos, 100.0))
-    assert near(seen["rope"][1], model.rope(k, pos, 100.0))
-    assert near(seen["rope"][2], v) and seen["rope"][3] is None
-    assert near(seen["alibi"][0], q) and near(seen["alibi"][3], model.alibi_slopes(2))
-    position = "behind a cache"
-    module = model.Attention(8, 2, 2, bias=False, position="rope", theta=100.0, attend=attend)
-    with torch.no_grad():
-        module.qkv.weight.copy_(draw(24, 8, seed=1))
-        module(x, pos, None, (torch.zeros(1, 2, 9, 4), torch.zeros(1, 2, 9, 4), torch.arange(3), 3))
-    assert near(seen[position][0], seen["rope"][0]) and near(seen[position][1], seen["rope"][1])
+            module(x, at, past)
+        return seen
+    plain, alibi = given(model.Positions(pos)), given(model.Positions(pos, slopes=slopes))
+    rotary = model.Positions(pos, angles=angles)
+    assert near(plain["pos"], pos) and plain["slopes"] is None
+    assert near(alibi["q"], plain["q"]) and near(alibi["slopes"], slopes)
+    past = torch.zeros(1, 2, 9, 4), torch.zeros(1, 2, 9, 4), torch.arange(3), 3
+    for turned in given(rotary), given(rotary, past):
+        assert near(turned["q"], model.rope(plain["q"], angles))
+        assert near(turned["k"], model.rope(plain["k"], angles))
+        assert near(turned["v"], plain["v"]) and turned["slopes"] is None
 
 
 def test_keys_and_values_go_into_the_memory():
@@ -285,15 +293,16 @@ def test_keys_and_values_go_into_the_memory():
     def attend(q, k, v, pos, mask, slopes):
         seen.update(k=k, v=v)
         return q
-    module = model.Attention(8, 2, 2, bias=False, position="none", theta=100.0, attend=attend)
+    module = model.Attention(8, 2, 2, bias=False, attend=attend)
     keys, values = draw(1, 2, 9, 4), draw(1, 2, 9, 4, seed=1)
     columns, x = torch.tensor([4, 5, 6]), draw(1, 3, 8, seed=2)
     with torch.no_grad():
-        module(x, columns.unsqueeze(0), None, None)
+        at = model.Positions(columns.unsqueeze(0))
+        module(x, at)
         want = {"k": keys[:, :, :7].clone(), "v": values[:, :, :7].clone()}
         for name in want:
             want[name][:, :, 4:] = seen[name]
-        module(x, columns.unsqueeze(0), None, (keys, values, columns, 7))
+        module(x, at, (keys, values, columns, 7))
     assert near(seen["k"], want["k"]) and near(seen["v"], want["v"])
     assert near(keys[:, :, :7], want["k"]) and near(values[:, :, :7], want["v"])
 
