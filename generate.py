@@ -44,15 +44,16 @@ def candidates(logits, draw, seen=None):
         return all_p, torch.arange(all_p.shape[1], device=logits.device).expand_as(all_p)
     # to ask whether the FIRST are enough, the host would wait for a GPU: there all are sorted
     all_of_them = draw.top_k is None and logits.is_cuda
-    n = all_p.shape[1] if all_of_them else min(draw.top_k or FIRST, all_p.shape[1])
-    p, ids = all_p.topk(n)                                      # the likeliest first
+    V = all_p.shape[1]
+    n = V if all_of_them else min(draw.top_k or FIRST, V)
+    p, ids = all_p.topk(n) if n < V else all_p.sort(descending=True)        # the likeliest first
     if draw.top_k:
         p = p / p.sum(-1, keepdim=True)
-    elif n < all_p.shape[1]:
+    elif n < V:
         more = (p.sum(-1) < draw.top_p) & (p[:, -1] >= draw.min_p * p[:, 0])
         if more.any():                                          # more than the FIRST may follow in these rows
             every_p, every_id = all_p.sort(descending=True)
-            room = (0, every_p.shape[1] - n)
+            room = (0, V - n)
             p = torch.where(more.unsqueeze(1), every_p, F.pad(p, room))
             ids = torch.where(more.unsqueeze(1), every_id, F.pad(ids, room))
     keep = (p.cumsum(-1) - p < draw.top_p) & (p >= draw.min_p * p[:, :1])   # the likeliest always
