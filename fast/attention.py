@@ -23,17 +23,20 @@ from model import attention
 BLOCKS = 4              # blocks of queries in blocks(): the last looks at all keys, the first at a quarter
 SHORT = 256             # tokens up to which plain bfloat16 products beat a CPU's kernel (docs/speed.md)
 MASKED = 512            # tokens up to which a CPU reads the bias as a mask as fast as folded() hides it
+NARROWEST = 16          # the least head width that FlexAttention has a kernel for
 EXTRA = 8               # coordinates that folded() adds: three are used, kernels like multiples of 8
 
 
-def choose(position, device, T, dtype, compiled):
-    """The form for `position` ("alibi", "rope", "none") on `device`, for a context of T tokens and products
-    in `dtype`. `compiled`: the blocks will be."""
+def choose(shape, device, dtype, compiled):
+    """The form for a model of `shape`, a config.Model, on `device`, with products in `dtype`. `compiled`: the
+    blocks will be."""
+    T = shape.context
     if device == "cpu" and dtype == torch.bfloat16 and T <= SHORT:
         return blocks
-    if position != "alibi" or device == "cpu" and T <= MASKED:
+    if shape.position != "alibi" or device == "cpu" and T <= MASKED:
         return fused
-    return flex(T, device) if compiled and device == "cuda" else folded
+    has_flex = device == "cuda" and shape.dim // shape.heads >= NARROWEST
+    return flex(T, device) if compiled and has_flex else folded
 
 
 def bias(q, S, pos, mask, slopes):

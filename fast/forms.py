@@ -60,12 +60,12 @@ def of_training(cfg, device, dtype, count_flops):
     compiled = compiled and can_compile(device)
     part = torch.compile(loss.loss_and_gradient) if compiled else loss.loss_and_gradient
     how = {"recompute": RECOMPUTE[cfg.machine.recompute], "stream": STREAM[cfg.machine.stream],
-           "attend": attention.choose(cfg.model.position, device, cfg.model.context, dtype, compiled),
+           "attend": attention.choose(cfg.model, device, dtype, compiled),
            "loss": functools.partial(loss.cross_entropy, part=part)}
     return how, compiled
 
 
 def of_writing(shape, device, dtype):
     """Arguments of Transformer for a model that reads and writes text."""
-    return {"attend": attention.choose(shape.position, device, shape.context, dtype, compiled=False),
+    return {"attend": attention.choose(shape, device, dtype, compiled=False),
             "loss": loss.cross_entropy}

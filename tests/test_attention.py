@@ -1,4 +1,6 @@
 """Every form of attention() beside the equation, forward and backward."""
+import types
+
 import pytest
 import torch
 
@@ -81,8 +83,13 @@ def test_folded_alibi_is_exact_far_away_too(dtype, tolerance):
 
 def test_the_form_is_chosen_by_device_length_and_positions():
     bf16 = torch.bfloat16
-    assert A.choose("rope", "cuda", 2048, bf16, True) is A.choose("none", "mps", 64, bf16, False) is A.fused
-    assert A.choose("alibi", "cuda", 2048, bf16, False) is A.folded
-    assert A.choose("alibi", "cpu", 512, bf16, True) is A.choose("alibi", "cpu", 64, None, True) is A.fused
-    assert A.choose("alibi", "cpu", 1024, None, True) is A.folded, "a mask of numbers grows with the square"
-    assert A.choose("alibi", "cpu", 64, bf16, False) is A.choose("rope", "cpu", 64, bf16, False) is A.blocks
+
+    def form(position, device, T, dtype, compiled, dim=64):
+        shape = types.SimpleNamespace(position=position, context=T, dim=dim, heads=4)
+        return A.choose(shape, device, dtype, compiled)
+    assert form("rope", "cuda", 2048, bf16, True) is form("none", "mps", 64, bf16, False) is A.fused
+    assert form("alibi", "cuda", 2048, bf16, False) is A.folded
+    assert form("alibi", "cuda", 2048, bf16, True, dim=32) is A.folded, "heads of 8 are too narrow for flex"
+    assert form("alibi", "cpu", 512, bf16, True) is form("alibi", "cpu", 64, None, True) is A.fused
+    assert form("alibi", "cpu", 1024, None, True) is A.folded, "a mask of numbers grows with the square"
+    assert form("alibi", "cpu", 64, bf16, False) is form("rope", "cpu", 64, bf16, False) is A.blocks
