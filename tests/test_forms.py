@@ -57,10 +57,11 @@ def test_memory_that_is_freed_is_kept_for_the_next_step():
             return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
         first = faults()
         forms.keep_memory()
+        faults()                    # the first pieces find their places
         print(first, faults())"""
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     before, after = map(int, done.stdout.split())
-    assert before > 300 and after < before / 4          # one of the ten may need a new place
+    assert before > 300 and after < before / 10
 
 
 @BOTH
