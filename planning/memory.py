@@ -68,6 +68,11 @@ def dear_bytes(m):
     return 2 * (C + 2 * (m.kv_heads or m.heads) * D + C + C + up + C) + 4 * m.heads
 
 
+def one_at_once(cfg, gpus):
+    """Whether a step is one micro-batch on each GPU: it begins without gradients of others."""
+    return cfg.run.batch <= cfg.machine.micro * gpus
+
+
 def held(cfg, gpus):
     """[(line of the table or "", bytes, first moment, last moment)] of all tensors on one of `gpus`."""
     m, (P, block) = cfg.model, sizes(cfg.model)
@@ -78,7 +83,7 @@ def held(cfg, gpus):
     kept = n * block_bytes(m)
     outside = n * (norm_bytes(m) + (4 * m.dim if m.embed_norm else 0))
     found = [("weights", 4 * P / S, "blocks", "end"),
-             ("gradients", 4 * P / S, "blocks", "end"),
+             ("gradients", 4 * P / S, "end" if one_at_once(cfg, gpus) else "blocks", "end"),
              ("moments", 8 * P / S, "blocks", "end"),
              ("activations", outside, "blocks", "block"),           # outside the blocks
              ("loss", 10 * logits, "loss", "loss"),                 # logits, in float32, log-softmax
@@ -128,7 +133,7 @@ def memory(cfg, gpus):
 
 def rehearse(cfg, gpus):
     """The state, the activations and the peak of memory(), counted in two micro-batches of process 0 of
-    `gpus`, on tensors without memory."""
+    `gpus`, on tensors without memory. The second begins as one in a run does."""
     cfg = dataclasses.replace(cfg, machine=dataclasses.replace(cfg.machine, compile=False))
     rows = min(cfg.machine.micro, math.ceil(cfg.run.batch / gpus))
     weights, gradients = ("sharded param", "sharded grad") if gpus > 1 else ("parameter", "gradient")
@@ -149,8 +154,10 @@ def rehearse(cfg, gpus):
             tracker.track_external(*([optimizer] if gpus > 1 else [model, optimizer]))
             model.norm.register_forward_hook(look)      # before the loss
             with tracker:
-                for _ in range(2):                      # the second begins with the gradients of the first
+                for _ in range(2):
                     tracker.reset_mod_stats()
+                    if one_at_once(cfg, gpus):
+                        optimizer.zero_grad()
                     train.gradients(model, x, x, x.numel(), cfg.machine.micro,
                                     train.precision("cpu", torch.bfloat16))
                 look()

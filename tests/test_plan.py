@@ -86,11 +86,13 @@ def agree(cfg, gpus, uneven=1e-3):
 
 LOSS = ["model.context=512", "model.vocab=50048"]       # the peak is in the loss
 BLOCK = ["model.context=128", "model.vocab=2048"]       # and where gradients are made
+ONE = "run.batch=1"                                     # one micro-batch: no gradients of others before
 
 
 @pytest.mark.parametrize("name", ["bloom", "llama"])
 @pytest.mark.parametrize("gpus, settings", [
-    (1, LOSS), (1, [*BLOCK, "machine.recompute=true"]), (1, [*BLOCK, "machine.recompute=cheap"]),
+    (1, LOSS), (1, [*LOSS, ONE]), (1, [*BLOCK, ONE]), (8, [*BLOCK, ONE]),
+    (1, [*BLOCK, "machine.recompute=true"]), (1, [*BLOCK, "machine.recompute=cheap"]),
     (8, BLOCK), (4, [*LOSS, "machine.shard=1"]),
     (8, [*BLOCK, "machine.shard=4"]), (8, [*LOSS, "machine.recompute=true", "machine.micro=2"])])
 def test_the_formulas_are_what_pytorch_counts(name, gpus, settings):
