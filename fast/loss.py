@@ -13,6 +13,24 @@ import torch.nn.functional as F
 from data import IGNORE
 from model import LOGITS
 
+TILE = 256              # rows that a GPU computes together: the last tile of a product is often half empty
+
+
+def rows_at_once(V, at_once=LOGITS):
+    """Rows of a chunk of at most `at_once` logits: whole tiles, if it is more than one."""
+    rows = max(1, at_once // V)
+    return rows - rows % TILE if rows > TILE else rows
+
+
+def add_product(total, a, b):
+    """total += a^T b, summed in float32, for a (n, V) and b (n, C) in any dtype."""
+    if a.dtype == total.dtype:
+        total.addmm_(a.t(), b)
+    elif total.is_cuda:             # one kernel that reads and writes `total` once
+        torch.addmm(total, a.t(), b, out_dtype=total.dtype, out=total)
+    else:                           # a CPU's products have one dtype
+        total += a.t() @ b
+
 
 def loss_and_gradient(logits, targets):
     """(summed loss, its gradient with respect to logits (n, V)). That gradient is softmax - 1 at the target,
@@ -36,7 +54,7 @@ class SummedLoss(torch.autograd.Function):
         total = torch.zeros((), device=x.device)
         dx = torch.empty_like(x) if wanted else None
         dweight = torch.zeros(weight.shape, device=x.device) if wanted else None    # summed in float32
-        rows = max(1, at_once // len(weight))
+        rows = rows_at_once(len(weight), at_once)
         for first in range(0, len(x), rows):
             chunk = slice(first, first + rows)
             some = x[chunk].to(dtype)
@@ -45,7 +63,7 @@ class SummedLoss(torch.autograd.Function):
             if wanted:
                 gradient = gradient.to(dtype)
                 dx[chunk] = gradient @ matrix
-                dweight += gradient.t() @ some
+                add_product(dweight, gradient, some)
         ctx.gradients = dx, dweight
         return total
 

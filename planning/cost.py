@@ -14,7 +14,7 @@ import math
 from typing import NamedTuple
 
 import parallel
-from model import LOGITS
+from fast.loss import rows_at_once
 from planning import memory
 
 
@@ -41,7 +41,7 @@ COMPILED = Moved(passes=4.5, logit=20, casts=14)
 EAGER = Moved(passes=20, logit=38, casts=14)
 CPU = Moved(passes=34, logit=60, casts=0)
 AGAIN = 1 / 3           # of the passes and of the products of blocks: the forward pass, if it is done twice
-HEAD = 12               # bytes per number of the head and chunk of logits: its gradient is added up
+HEAD = 8                # bytes per number of the head and chunk of logits: its gradient is added up
 ADAMW = 32              # bytes per parameter: weight, gradient, two moments, the norm before
 
 
@@ -74,7 +74,7 @@ def moved_bytes(cfg, gpus, moved):
     n, pieces, S = parts_of(cfg, gpus)
     passes = moved.passes * (1 + AGAIN * bool(cfg.machine.recompute))
     head = m.vocab * m.dim
-    chunks = math.ceil(n / pieces / max(1, LOGITS // m.vocab)) * pieces
+    chunks = math.ceil(n / pieces / rows_at_once(m.vocab)) * pieces
     return (n * m.layers * memory.block_bytes(m) * passes
             + n * m.vocab * moved.logit + head * chunks * HEAD
             + m.layers * block * pieces * moved.casts

@@ -17,7 +17,8 @@ import checkpoint
 import parallel
 import train
 from fast import attention
-from model import LOGITS, Transformer, count, mlp_width
+from fast.loss import rows_at_once
+from model import Transformer, count, mlp_width
 
 CPU = torch.device("cpu")
 # The lines of the printed table.
@@ -79,7 +80,7 @@ def held(cfg, gpus):
     head, root = m.vocab * m.dim, P - m.layers * block
     S = (cfg.machine.shard or gpus) if gpus > 1 else 1
     n = min(cfg.machine.micro, math.ceil(cfg.run.batch / gpus)) * m.context
-    logits = min(n, max(1, LOGITS // m.vocab)) * m.vocab            # in memory at once
+    logits = min(n, rows_at_once(m.vocab)) * m.vocab                # in memory at once
     kept = n * block_bytes(m)
     outside = n * (norm_bytes(m) + (4 * m.dim if m.embed_norm else 0))
     found = [("weights", 4 * P / S, "blocks", "end"),

@@ -50,7 +50,7 @@ def test_bytes_by_hand():
     P, block = memory.sizes(cfg.model)
     moved = cost.Moved(passes=2, logit=3, casts=5)
     passed = 8 * memory.block_bytes(cfg.model) * 2
-    want = passed + 8 * 32 * 3 + 2 * 32 * 8 * 12 + 2 * block * 5 + 32 * P
+    want = passed + 8 * 32 * 3 + 2 * 32 * 8 * 8 + 2 * block * 5 + 32 * P
     assert cost.moved_bytes(cfg, 1, moved) == want
     cfg.run.batch = 16                  # two rows on each of 8: the state is shared, the rest is as before
     assert cost.moved_bytes(cfg, 8, moved) == want - 28 * P

@@ -5,6 +5,8 @@ import model
 from data import IGNORE
 from fast import loss
 
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU sums products of bfloat16 in float32")
+
 
 def inputs(dtype=torch.float32):
     g = torch.Generator().manual_seed(0)
@@ -23,14 +25,16 @@ def test_the_loss_in_chunks_has_the_value_and_gradients_of_the_equation(at_once)
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_in_bfloat16_the_matrix_gradient_is_summed_in_float32():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_in_bfloat16_the_matrix_gradient_is_summed_in_float32(device):
     """48 chunks of one row: summed in bfloat16, what comes late would be rounded away."""
-    x, weight, targets = inputs()
-    exact = torch.autograd.grad(model.cross_entropy(x, weight, targets), (x, weight))
-    with torch.autocast("cpu", torch.bfloat16):
+    x, weight, targets = (tensor.detach().to(device) for tensor in inputs())
+    wanted = x.requires_grad_(), weight.requires_grad_()
+    exact = torch.autograd.grad(model.cross_entropy(x, weight, targets), wanted)
+    with torch.autocast(device, torch.bfloat16):
         total = loss.cross_entropy(x, weight, targets, at_once=131)
         assert total.dtype == torch.float32
-    for got, want in zip(torch.autograd.grad(total, (x, weight)), exact):
+    for got, want in zip(torch.autograd.grad(total, wanted), exact):
         assert got.dtype == torch.float32 and (got - want).abs().max() < 2e-2 * want.abs().max()
 
 
@@ -42,3 +46,8 @@ def test_the_loss_needs_no_gradient():
     only_weight = loss.cross_entropy(x.detach(), weight, targets, 500)
     want = torch.autograd.grad(model.cross_entropy(x, weight, targets), weight)[0]
     assert torch.allclose(torch.autograd.grad(only_weight, weight)[0], want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_chunk_of_rows_is_whole_tiles():
+    assert [loss.rows_at_once(V) for V in (250_880, 32_000, 4096)] == [512, 4096, 32_768]
+    assert [loss.rows_at_once(131, at_once) for at_once in (5 * 131, 300 * 131, 1)] == [5, 256, 1]
