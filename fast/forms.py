@@ -5,6 +5,7 @@ Every fast form is beside its equation in a test, and none is needed: Transforme
 import contextlib
 import ctypes
 import functools
+import os
 import sys
 
 import torch
@@ -48,10 +49,20 @@ def keep_memory():
         mallopt(M_TRIM_THRESHOLD, -1)           # nothing is returned
 
 
+def repeatable(wanted):
+    """Whether a GPU computes the same bits every time. By itself the backward pass of attention sums in the
+    order in which its parts get done. PyTorch then also asks for a fixed workspace of matrix products."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")         # it is read at the first product
+    torch.utils.deterministic.fill_uninitialized_memory = False         # nothing reads it: not needed, slow
+    torch.use_deterministic_algorithms(wanted)
+
+
 def of_training(cfg, device, dtype, count_flops):
     """(arguments of Transformer, whether to compile its blocks). `count_flops` is train.flops_per_token()."""
     if device == "cpu":
         keep_memory()
+    if device == "cuda":
+        repeatable(cfg.machine.deterministic)
     compiled = cfg.machine.compile
     if compiled == "auto":
         with torch.device("meta"):

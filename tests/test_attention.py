@@ -6,6 +6,7 @@ import torch
 
 import model
 from fast import attention as A
+from fast import forms
 
 FORMS = {"fused": A.fused, "blocks": A.blocks, "folded": A.folded}
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention has no backward pass on a CPU")
@@ -93,3 +94,21 @@ def test_the_form_is_chosen_by_device_length_and_positions():
     assert form("alibi", "cpu", 512, bf16, True) is form("alibi", "cpu", 64, None, True) is A.fused
     assert form("alibi", "cpu", 1024, None, True) is A.folded, "a mask of numbers grows with the square"
     assert form("alibi", "cpu", 64, bf16, False) is form("rope", "cpu", 64, bf16, False) is A.blocks
+
+
+@gpu
+@pytest.mark.parametrize("form", ["fused", "folded"])
+def test_a_gpu_computes_the_same_gradients_every_time(form):
+    (q, k, v), up = inputs(6, 2048, 2048, torch.bfloat16, D=64, device="cuda")
+    pos = torch.arange(2048, device="cuda").unsqueeze(0)
+    bias = slopes("alibi", "cuda") if form == "folded" else None
+
+    def gradients():
+        return torch.autograd.grad(FORMS[form](q, k, v, pos, None, bias), (q, k, v), up)
+    forms.repeatable(True)
+    try:
+        first = gradients()
+        for _ in range(4):
+            assert all(torch.equal(a, b) for a, b in zip(first, gradients()))
+    finally:
+        forms.repeatable(False)

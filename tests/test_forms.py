@@ -42,6 +42,15 @@ def test_only_a_long_run_is_compiled_by_itself(monkeypatch):
     assert compiled("machine.compile=true") and not compiled("run.tokens=1e10", "machine.compile=false")
 
 
+def test_a_gpu_is_asked_for_the_same_bits_unless_a_setting_says_no(monkeypatch):
+    asked = []
+    monkeypatch.setattr(forms, "repeatable", asked.append)
+    for device, *settings in [("cpu",), ("cuda",), ("cuda", "machine.deterministic=false")]:
+        cfg = tiny("llama", "r", "model.vocab=512", "machine.compile=false", *settings)
+        forms.of_training(cfg, device, None, train.flops_per_token)
+    assert asked == [True, False]
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc only")
 def test_memory_that_is_freed_is_kept_for_the_next_step():
     """A page that the system gives is a fault, here 64 MiB ten times."""

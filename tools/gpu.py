@@ -39,6 +39,8 @@ TRAINING = {
     "BLOOM 1b7": ("configs/bloom.py", 4, ["size=1b7", "machine.recompute=false"]),
     "LLaMA 7B": ("configs/llama.py", 2, ["size=7b", "model.vocab=32000", "machine.recompute=cheap"]),
 }
+HOW = {"eager": ["machine.compile=false"], "compiled": ["machine.compile=true"],
+       "compiled, not deterministic": ["machine.compile=true", "machine.deterministic=false"]}
 SMOKE = ["model.layers=2", "model.dim=64", "model.heads=4", "model.mlp_dim=128", "model.vocab=512",
          "model.context=64", "run.batch=2"]
 BATCHES = (1, 8, 64)
@@ -136,8 +138,8 @@ def machine_rates(device):
 
 def training(device, smoke):
     for name, (path, rows, settings) in TRAINING.items():
-        for compiled in (False, True):
-            more = [f"machine.compile={compiled}", *settings, *(SMOKE if smoke else [])]
+        for how, chosen in HOW.items():
+            more = [*chosen, *settings, *(SMOKE if smoke else [])]
             torch._dynamo.reset()           # or the next shape would be compiled for any number of rows
             gc.collect()
             if device == "cuda":
@@ -148,7 +150,7 @@ def training(device, smoke):
                 found = "does not fit"
             except Exception as e:
                 found = in_one_line(e)
-            yield f"training, {name}, {rows} rows, {'compiled' if compiled else 'eager'}", found
+            yield f"training, {name}, {rows} rows, {how}", found
 
 
 def random_weights(model, device):
