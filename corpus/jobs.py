@@ -23,6 +23,7 @@ import platform
 import secrets
 import selectors
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -247,6 +248,19 @@ def run_in_processes(what, jobs, tick, workers, same):
             key.data[0].wait()
 
 
+def knock(host, port):
+    """Wait until somebody listens there. A dask client that finds nobody stays open until Python's garbage
+    collector closes it, in whatever thread that happens: none is made before."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return socket.create_connection((host, port), PATIENCE).close()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
 def run_on_cluster(what, jobs, tick, address, same):
     """dask (dask.org) starts the processes on its workers. A worker imports nothing of ours: it may live for
     days and still starts the program as it is now. When a worker dies, dask gives its work to another one."""
@@ -256,6 +270,7 @@ def run_on_cluster(what, jobs, tick, address, same):
         raise ValueError("--cluster needs dask: pip install distributed") from None
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)      # one line says it too
     try:
+        knock(*distributed.comm.get_address_host_port(address))
         client = distributed.Client(address, timeout=PATIENCE)
     except ValueError as e:
         raise ValueError(f"--cluster={address}: {e}; it is written tcp://HOST:PORT") from e

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -140,6 +141,7 @@ def test_a_scheduler_that_is_not_there_and_one_without_workers_are_named(tmp_pat
         jobs.run_jobs("testing", one, cluster="tcp://127.0.0.1:1")
     with pytest.raises(ValueError, match="--cluster=garbage"):
         jobs.run_jobs("testing", one, cluster="garbage")
+    assert "IO loop" not in {thread.name for thread in threading.enumerate()}, "a dask client was left open"
     with Dask(tmp_path / "away") as dask:
         jobs.run_jobs("testing", one, cluster=dask.address)         # the happy path
         assert jobs.facts("stage/a") == {"text": "text"}
