@@ -176,11 +176,11 @@ def mlp_width(kind, C):
 
 
 class Positions(typing.NamedTuple):
-    """What all blocks know of where tokens are: places(), and what RoPE or ALiBi needs."""
+    """What all blocks know of where tokens are. pos and mask are those of places()."""
     pos: torch.Tensor
     mask: torch.Tensor | None = None
-    angles: tuple | None = None
-    slopes: torch.Tensor | None = None
+    angles: tuple | None = None                 # rope_angles(), if the model has RoPE
+    slopes: torch.Tensor | None = None          # alibi_slopes(), if it has ALiBi
 
 
 class Attention(nn.Module):

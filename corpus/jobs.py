@@ -254,7 +254,8 @@ def knock(host, port):
     end = time.monotonic() + PATIENCE
     while True:
         try:
-            return socket.create_connection((host, port), PATIENCE).close()
+            socket.create_connection((host, port), PATIENCE).close()
+            return
         except OSError:
             if time.monotonic() > end:
                 raise

@@ -9,7 +9,7 @@ Transformer(cfg) works, and is slower.
     blocks    short rows in bfloat16 on a CPU              plain products, the unseen half is left out
     flex      ALiBi on a GPU, compiled                     one kernel that computes the bias itself
     folded    ALiBi's long rows on a CPU                   one kernel, the bias hides in more coordinates
-              ALiBi on a GPU, not compiled
+              ALiBi on a GPU, not compiled, or of narrow heads
 
 Letters: B batch   T queries   S keys   H heads   K key heads   D head width
 """

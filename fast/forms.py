@@ -50,8 +50,8 @@ def keep_memory():
 
 
 def repeatable(wanted):
-    """Whether a GPU computes the same bits every time. By itself the backward pass of attention sums in the
-    order in which its parts get done. PyTorch then also asks for a fixed workspace of matrix products."""
+    """Whether a GPU computes the same bits every time. By itself the backward pass of attention may sum in
+    the order in which its parts get done. PyTorch also wants a fixed workspace of matrix products for it."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")         # it is read at the first product
     torch.utils.deterministic.fill_uninitialized_memory = False         # nothing reads it: not needed, slow
     torch.use_deterministic_algorithms(wanted)

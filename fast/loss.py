@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from data import IGNORE
 from model import LOGITS
 
-TILE = 256              # rows that a GPU computes together: the last tile of a product is often half empty
+TILE = 256              # rows: a GPU computes products in tiles, and one that is not full takes as long
 
 
 def rows_at_once(V, at_once=LOGITS):

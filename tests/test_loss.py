@@ -5,7 +5,7 @@ import model
 from data import IGNORE
 from fast import loss
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU sums products of bfloat16 in float32")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def inputs(dtype=torch.float32):

@@ -262,9 +262,9 @@ def test_positions_turn_q_and_k_or_give_slopes():
     attention, and turn nothing."""
     x, pos = draw(1, 3, 8), torch.tensor([[4, 5, 6]])
     angles, slopes = (draw(1, 1, 3, 2), draw(1, 1, 3, 2, seed=2)), torch.tensor([0.5, 0.25])
-    module = model.Attention(8, 2, 2, bias=False, attend=lambda *given: given[0])
+    module = model.Attention(8, 2, 2, bias=False)
 
-    def given(at, past=None):
+    def what_attention_gets(at, past=None):
         seen = {}
 
         def attend(q, k, v, pos, mask, slopes):
@@ -275,12 +275,13 @@ def test_positions_turn_q_and_k_or_give_slopes():
             module.qkv.weight.copy_(draw(24, 8, seed=1))
             module(x, at, past)
         return seen
-    plain, alibi = given(model.Positions(pos)), given(model.Positions(pos, slopes=slopes))
+    plain = what_attention_gets(model.Positions(pos))
+    alibi = what_attention_gets(model.Positions(pos, slopes=slopes))
     rotary = model.Positions(pos, angles=angles)
     assert near(plain["pos"], pos) and plain["slopes"] is None
     assert near(alibi["q"], plain["q"]) and near(alibi["slopes"], slopes)
     past = torch.zeros(1, 2, 9, 4), torch.zeros(1, 2, 9, 4), torch.arange(3), 3
-    for turned in given(rotary), given(rotary, past):
+    for turned in what_attention_gets(rotary), what_attention_gets(rotary, past):
         assert near(turned["q"], model.rope(plain["q"], angles))
         assert near(turned["k"], model.rope(plain["k"], angles))
         assert near(turned["v"], plain["v"]) and turned["slopes"] is None
