@@ -88,7 +88,7 @@ class Machine:
     compile: Literal["auto", True, False] = "auto"      # torch.compile each block; auto: if the run is long
     stream: Literal["float32", "bfloat16"] = "float32"  # the sum that every block adds to
     deterministic: bool = True          # a GPU computes the same bits every time; False: PyTorch's choice
-    shard: int | None = None            # processes that share one copy of the state; None: all of them
+    shard: int | None = None            # processes that share one copy of the state; None: all, on a CPU 1
     timeout: int = 600                  # seconds without progress until the processes end
     prepare: str | None = None          # what makes data/NAME: a data config and settings for prepare.py
     log_every: int = 10                 # steps

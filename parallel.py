@@ -2,9 +2,9 @@
 
     torchrun --nproc_per_node=8 train.py configs/bloom.py size=7b1
 
-torchrun starts the program several times. Each process holds some of the rows of every parameter, with their
-gradients and Adam's moments, and reads some of the rows of each batch (FSDP2; ZeRO stage 3, Rajbhandari et
-al. 2020).
+torchrun starts the program several times. Each process reads some of the rows of each batch. On GPUs it holds
+some of the rows of every parameter, with their gradients and Adam's moments (FSDP2; ZeRO stage 3, Rajbhandari
+et al. 2020); on a CPU it holds a copy of all.
 
 Letters: rank, world  this process, and how many   S  processes that share one copy (machine.shard)
 """
@@ -129,23 +129,27 @@ def alongside(program):
 
 # ---- the state of a model, shared ----
 
+MESSAGE = 2 ** 23       # numbers, 32 MiB of gradients
+
 def shard(model, machine, dtype, device):
     """Keep 1/S of the rows of each parameter here (FSDP2).
 
     A block's rows are gathered when it is used, in `dtype` if one is given; weights, gradient sums and
     moments stay float32, as in BLOOM's BF16 optimizer. S < world makes world / S copies (hybrid sharding):
-    only gradients cross between them. S = 1 copies the whole model (DDP).
+    only gradients cross between them. S = 1 copies the whole model, see backward().
     """
     world = place()[1]
     if world == 1:
+        return
+    S = machine.shard or (1 if device == "cpu" else world)
+    if world % S:
+        raise ValueError(f"machine.shard={S} does not divide {world} processes; use a divisor, or none")
+    if S == 1:
         return
     from torch.distributed.fsdp import (  # a second of imports, for several processes only
         MixedPrecisionPolicy,
         fully_shard,
     )
-    S = machine.shard or world
-    if world % S:
-        raise ValueError(f"machine.shard={S} does not divide {world} processes; use a divisor, or none")
     shape, names = ((world // S, S), ("copies", "rows")) if S < world else ((world,), ("rows",))
     mesh = dist.init_device_mesh(device, shape, mesh_dim_names=names)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -155,10 +159,50 @@ def shard(model, machine, dtype, device):
         module.set_gradient_divide_factor(1.0)
 
 
-def before_backward(model, last):
-    """The sum of gradients over the copies waits for the `last` micro-batch."""
-    if place()[1] > 1:
+class Sums:
+    """Sums of gradients over the processes, where each has a copy of the model (DDP). What has been computed
+    travels while the rest is computed, in messages of MESSAGE numbers: each costs time, however small."""
+    def __init__(self):
+        self.waiting, self.sent = [], None
+
+    def add(self, p):
+        self.waiting.append(p.grad)
+        if sum(g.numel() for g in self.waiting) >= MESSAGE:
+            self.send()
+
+    def send(self):
+        self.receive()
+        if not self.waiting:
+            return
+        message = torch.cat([g.flatten() for g in self.waiting])
+        self.sent = self.waiting, message, dist.all_reduce(message, async_op=True)
+        self.waiting = []
+
+    def receive(self):
+        if self.sent:
+            gradients, message, arriving = self.sent
+            arriving.wait()
+            for g, part in zip(gradients, message.split([g.numel() for g in gradients])):
+                g.copy_(part.view_as(g))
+            self.sent = None
+
+
+@contextlib.contextmanager
+def backward(model, last):
+    """The context of a backward pass. In that of the `last` micro-batch the gradients of the copies are
+    summed."""
+    if hasattr(model, "set_requires_all_reduce"):       # FSDP
         model.set_requires_all_reduce(last)
+    if hasattr(model, "set_requires_all_reduce") or place()[1] == 1 or not last:
+        yield
+        return
+    sums = Sums()
+    hooks = [p.register_post_accumulate_grad_hook(sums.add) for p in model.parameters()]
+    yield
+    for hook in hooks:
+        hook.remove()
+    sums.send()
+    sums.receive()
 
 
 def clip(model, most):
@@ -370,7 +414,7 @@ class Watch(threading.Thread):
 
 
 @contextlib.contextmanager
-def rehearsal(world):
+def rehearsal(world, S):
     """Be process 0 of `world` without the others. Yields a mode in which tensors have no memory, and a
     function (model, optimizer) -> PyTorch's memory tracker."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -378,7 +422,7 @@ def rehearsal(world):
     from torch.testing._internal.distributed.fake_pg import FakeStore
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
     try:
-        tracker = FSDPMemTracker if world > 1 else lambda *_: MemTracker()
+        tracker = FSDPMemTracker if S > 1 else lambda *_: MemTracker()
         yield FakeTensorMode(allow_non_fake_inputs=True), tracker
     finally:
         dist.destroy_process_group()

@@ -68,10 +68,10 @@ def gradients(model, x, y, valid, micro, precision):
     """
     total, pieces = 0.0, list(zip(x.split(micro), y.split(micro)))
     for i, (a, b) in enumerate(pieces):
-        parallel.before_backward(model, last=i == len(pieces) - 1)
         with precision():
             loss = model(a, b) / valid
-        loss.backward()
+        with parallel.backward(model, last=i == len(pieces) - 1):
+            loss.backward()
         total += loss.detach()
     return total
 

@@ -63,8 +63,7 @@ def products_of(m, flops, recompute):
 def parts_of(cfg, gpus):
     """(n, micro-batches of a step on one of `gpus`, S)"""
     rows = math.ceil(cfg.run.batch / gpus)
-    S = (cfg.machine.shard or gpus) if gpus > 1 else 1
-    return rows * cfg.model.context, math.ceil(rows / cfg.machine.micro), S
+    return rows * cfg.model.context, math.ceil(rows / cfg.machine.micro), memory.sharing(cfg, gpus)
 
 
 def moved_bytes(cfg, gpus, moved):

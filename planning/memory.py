@@ -69,6 +69,11 @@ def dear_bytes(m):
     return 2 * (C + 2 * (m.kv_heads or m.heads) * D + C + C + up + C) + 4 * m.heads
 
 
+def sharing(cfg, gpus):
+    """S, how many of `gpus` share one copy of the state."""
+    return (cfg.machine.shard or gpus) if gpus > 1 else 1
+
+
 def one_at_once(cfg, gpus):
     """Whether a step is one micro-batch on each GPU: it begins without gradients of others."""
     return cfg.run.batch <= cfg.machine.micro * gpus
@@ -78,7 +83,7 @@ def held(cfg, gpus):
     """[(line of the table or "", bytes, first moment, last moment)] of all tensors on one of `gpus`."""
     m, (P, block) = cfg.model, sizes(cfg.model)
     head, root = m.vocab * m.dim, P - m.layers * block
-    S = (cfg.machine.shard or gpus) if gpus > 1 else 1
+    S = sharing(cfg, gpus)
     n = min(cfg.machine.micro, math.ceil(cfg.run.batch / gpus)) * m.context
     logits = min(n, rows_at_once(m.vocab)) * m.vocab                # in memory at once
     kept = n * block_bytes(m)
@@ -97,26 +102,25 @@ def held(cfg, gpus):
     else:
         found += [("activations", kept, "blocks", "head"),          # of the last block, of the others
                   ("activations", kept * (m.layers - 1), "blocks", "block")]
-    if gpus == 1:                                   # autocast's copies of matrices; float32 gradients
+    if S == 1:                                      # autocast's copies of matrices; float32 gradients
         last = "loss" if cfg.machine.recompute else "head"          # recompute makes the copies again
         return found + [("activations", 2 * m.layers * block, "blocks", last),
                         ("loss", 2 * head, "loss", "logits"),       # copy of the head
                         ("loss", 4 * head, "head", "block"),        # its gradient waits for the embedding's
                         ("", 4 * block, "block", "block")]          # a block's gradient
-    reduced = "reduced" if S > 1 else ""            # copies: gradients are summed where they are kept
     found += [("gathered", 2 * root, "blocks", "root"),             # FSDP: gathered weights
               ("gathered", 4 * block, "blocks", "blocks"),          # of a block and the next
               ("gathered", 4 * block, "head", "travel"),
               ("loss", 4 * head, "head", "head"),                   # the head's gradient, in bfloat16 too
               ("loss", 2 * head, "head", "block"),                  # gradients: the head's, a block's
               ("", 2 * block, "block", "block"),
-              (reduced, 4 * block, "block", "travel"),
-              (reduced, 2 * root, "travel", "travel"),            # the root's
+              ("reduced", 4 * block, "block", "travel"),
+              ("reduced", 2 * root, "travel", "travel"),            # the root's
               ("", 2 * root, "root", "root"),
               ("", 4 * root / S, "root", "root"),                   # what is kept here of it
-              (reduced, 4 * root, "root", "end")]
+              ("reduced", 4 * root, "root", "end")]
     if not m.tied:
-        found.append((reduced, 2 * head, "end", "end"))
+        found.append(("reduced", 2 * head, "end", "end"))
     return found
 
 
@@ -135,15 +139,16 @@ def memory(cfg, gpus):
 def rehearse(cfg, gpus):
     """The state, the activations and the peak of memory(), counted in two micro-batches of process 0 of
     `gpus`, on tensors without memory. The second begins as one in a run does."""
-    cfg = dataclasses.replace(cfg, machine=dataclasses.replace(cfg.machine, compile=False))
+    S = sharing(cfg, gpus)
+    cfg = dataclasses.replace(cfg, machine=dataclasses.replace(cfg.machine, compile=False, shard=S))
     rows = min(cfg.machine.micro, math.ceil(cfg.run.batch / gpus))
-    weights, gradients = ("sharded param", "sharded grad") if gpus > 1 else ("parameter", "gradient")
+    weights, gradients = ("sharded param", "sharded grad") if S > 1 else ("parameter", "gradient")
     seen = []                                           # {kind of tensor: bytes}
 
     def look(*_):
         kinds = tracker.get_tracker_snapshot("current")[CPU].items()
         seen.append({getattr(kind, "value", kind).lower(): size for kind, size in kinds})
-    with parallel.rehearsal(gpus) as (fake, tracker_of):
+    with parallel.rehearsal(gpus, S) as (fake, tracker_of):
         model = train.build(cfg, "cpu", torch.bfloat16)
         for block in model.blocks:                      # the kernels of a GPU keep what this one keeps
             block.attn.attend = lambda q, k, v, pos, mask, slopes: attention.fused(q, k, v, pos)
@@ -152,7 +157,7 @@ def rehearse(cfg, gpus):
             checkpoint.moments(model, optimizer)
             x = torch.zeros(rows, cfg.model.context, dtype=torch.long)
             tracker = tracker_of(model, optimizer)
-            tracker.track_external(*([optimizer] if gpus > 1 else [model, optimizer]))
+            tracker.track_external(*([optimizer] if S > 1 else [model, optimizer]))
             model.norm.register_forward_hook(look)      # before the loss
             with tracker:
                 for _ in range(2):

@@ -21,7 +21,10 @@ MODELS = ("bloom", "llama")         # the head is the embedding; a head of its o
 # six steps of 16 rows; 18 rows of a matrix do not divide over 4 processes
 SIX = ["run.tokens=3072", "run.batch=16", "machine.save_every=6", "run.eval_every=6", "model.dim=18",
        "optim.lr=1e-3"]
-CUTS = {1: [(1, "none"), (4, "none")], 2: [(1, "none"), (4, 1)], 4: [(1, "none"), (4, 2)]}
+# (micro-batches, processes that share a copy); on a CPU "none" is a copy each
+CUTS = {1: [(1, "none"), (4, "none")], 2: [(1, 2), (4, "none")], 4: [(1, 4), (4, 2), (2, 1)]}
+
+SHARE = {1: "none", 2: "none", 4: 4}        # a chain goes through shards and through copies
 
 
 def six(model, name, *more):
@@ -41,23 +44,27 @@ def variants(world):
 
 def others(world):
     """Arguments of runs with something special, at the same six steps."""
-    four = "machine.micro=4"
+    four, bf16 = "machine.micro=4", "machine.dtype=bfloat16"
     if world in (1, 2):
         for model in MODELS:
-            yield six(model, f"bf16-{model}-{world}", four, "machine.dtype=bfloat16")
+            yield six(model, f"bf16-{model}-{world}", four, bf16, f"machine.shard={world}")
         yield six("bloom", f"recompute-{world}", four, "machine.recompute=true")
     if world in (1, 4):
-        yield six("bloom", f"ragged-{world}", "run.batch=6", "run.tokens=1152", "machine.micro=1")
+        yield six("bloom", f"ragged-{world}", "run.batch=6", "run.tokens=1152", "machine.micro=1",
+                  f"machine.shard={world}")
     if world in (2, 4):
-        yield six("bloom", "damaged", four, "machine.save_every=3")
+        yield six("bloom", "damaged", four, "machine.save_every=3", f"machine.shard={world}")
     if world == 2:
+        yield six("llama", "bf16-copies", four, bf16)
+        yield ["messages 1000", *six("bloom", "messages", "machine.micro=2")]
         yield ["nan 4", *six("bloom", "nan", four)]
         yield ["full 4", *six("bloom", "full", four, "machine.save_every=2")]
 
 
 def link(chain, world, *stop):
     """Arguments of the part that `world` processes have in a run of changing numbers of processes."""
-    return [[*stop, *six(model, f"{model}-{chain}", f"machine.micro={8 // world}")] for model in MODELS]
+    cut = f"machine.micro={8 // world}", f"machine.shard={SHARE[world]}"
+    return [[*stop, *six(model, f"{model}-{chain}", *cut)] for model in MODELS]
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +114,11 @@ def test_however_a_batch_is_cut_the_step_is_the_same(inside, world):
         assert_close(f"{run.split('-')[0]}-1-1-none", run)
 
 
+def test_gradients_that_travel_in_small_messages_are_the_same(inside):
+    a, b = state("runs/messages"), state("runs/bloom-2-4-none")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 @pytest.mark.parametrize("chain", ["1-4-2", "2-1"])
 def test_saved_on_n_processes_resumes_on_m(inside, chain):
     """Law 7. SIGTERM to one process stopped all of them after the same step, and others went on."""
@@ -139,6 +151,11 @@ def test_bfloat16_on_two_processes_is_bfloat16_on_one_but_for_the_rounding_of_ve
                 assert a["norm"] == pytest.approx(b["norm"], rel=2 ** -5)
                 assert a["loss"] == pytest.approx(c["loss"], abs=2 ** -5), "bfloat16 is near float32"
                 assert a["loss"] != c["loss"], "and is not float32"
+
+
+def test_bfloat16_on_copies_is_bfloat16_on_one_process(inside):
+    """Autocast on both: only gradients are summed in another order."""
+    assert_close("bf16-llama-1", "bf16-copies", 1e-3)
 
 
 def test_a_loss_that_is_no_number_on_one_process_skips_the_update_on_all(inside):
@@ -177,11 +194,11 @@ def test_kill_9_changes_nothing(cut, tmp_path, monkeypatch):
     """torchrun starts both again; the end is that of the run nobody disturbed, to the last bit."""
     monkeypatch.chdir(tmp_path)
     os.symlink(cut / "data", "data")
-    settings = six("bloom", "killed", "machine.micro=8", "machine.save_every=2")
+    settings = six("bloom", "killed", "machine.micro=8", "machine.save_every=2", "machine.shard=2")
     out = launch(2, [["kill_in_save 4", *settings]], restarts=1)
     assert out.count("continuing runs/killed after step 2\n") == 1, out
     assert "another process is lost" in out and "Traceback" not in out and "terminate" not in out, out
-    whole = cut / "runs/bloom-2-1-none"
+    whole = cut / "runs/bloom-2-1-2"
     a, b = state("runs/killed"), state(whole)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert [r.get("loss") for r in log("killed")] == [r.get("loss") for r in log(str(whole))]

@@ -75,6 +75,16 @@ def full(step):
                          step + 1: lambda training: limit_files(None)})
 
 
+def messages(size):
+    """Copies send their gradients by so many numbers."""
+    before, parallel.MESSAGE = parallel.MESSAGE, size
+
+    def after(training):
+        if training.step == training.steps:
+            parallel.MESSAGE = before
+    return after
+
+
 def freeze(step):
     """Process 1 is frozen after `step`. Watch is impatient from then on: a start may be slow."""
     def after(training):
@@ -85,7 +95,7 @@ def freeze(step):
     return after
 
 
-HAPPENS = {f.__name__: f for f in (kill_after, kill_in_save, stop_after, nan, full, freeze)}
+HAPPENS = {f.__name__: f for f in (kill_after, kill_in_save, stop_after, nan, full, messages, freeze)}
 
 
 def train_all(runs):

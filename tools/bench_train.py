@@ -8,11 +8,11 @@
     python tools/bench_train.py --grow                              # against width, depth, context, ...
 
 Each way has a process of its own, so it has its own compiled code and its own peak of memory; the ways that
-end in -processes have two, of one thread each. Only one way works at a time, in turns; the medians of the
-turns are compared. A step is forward, backward, clipping and fused AdamW on the same random ids. "of
-products" is the share of the machine's rate of float32 matrix products, measured in the same turns. "planned"
-is how fast planning/cost.py says it is, from that rate and from that of copies in memory, and by how much
-a step took longer.
+end in -processes have two, of one thread each: a copy of the state in each, or shards of one. Only one way
+works at a time, in turns; the medians of the turns are compared. A step is forward, backward, clipping and
+fused AdamW on the same random ids. "of products" is the share of the machine's rate of float32 matrix
+products, measured in the same turns. "planned" is how fast planning/cost.py says it is, from that rate and
+from that of copies in memory, and by how much a step took longer.
 """
 import argparse
 import importlib.util
@@ -39,7 +39,7 @@ SHAPES = {"toy": (4, 128, 4, 256, 16, 4096), "small": (6, 256, 8, 256, 16, 4096)
           "long": (4, 256, 8, 1024, 2, 32_000)}
 HOW = ["", "-bf16", "-compiled", "-compiled-bf16"]
 WAYS = [who + how for who in ("llama", "bloom", "transformers-llama", "transformers-bloom") for how in HOW]
-WAYS += ["llama-processes", "bloom-processes"]
+WAYS += ["llama-processes", "llama-shards-processes", "bloom-processes", "bloom-shards-processes"]
 # one size after the other, around the first shape
 GROW = ["4x256x8x512x4x4096", "4x128x4x512x4x4096", "4x512x16x512x4x4096", "2x256x8x512x4x4096",
         "8x256x8x512x4x4096", "4x256x8x1024x2x4096", "4x256x8x2048x1x4096", "4x256x8x4096x1x4096",
@@ -77,7 +77,8 @@ def config_of(way, shape):
     layers, dim, heads, T, B, V = sizes(shape)
     return train.load_config(f"{ROOT}/configs/{kind}.py", [
         f"model.layers={layers}", f"model.dim={dim}", f"model.heads={heads}", f"model.context={T}",
-        f"model.vocab={V}", f"run.batch={B}", f"machine.micro={B}", f"machine.compile={'compiled' in how}"])
+        f"model.vocab={V}", f"run.batch={B}", f"machine.micro={B}", f"machine.compile={'compiled' in how}",
+        f"machine.shard={2 if 'shards' in how else 'none'}"])
 
 
 def ours(way, shape):

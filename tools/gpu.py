@@ -113,6 +113,8 @@ def correctness(device):
         two = train_toy(f"{here}-2", gpu, "machine.dtype=float32", processes=2)
         one = train_toy(f"{here}-1", gpu, "machine.dtype=float32")
         yield "1 and 2 processes, float32: largest difference", f"{far(one, two):.1e}"
+        copies = train_toy(f"{here}-copies", gpu, "machine.dtype=float32", "machine.shard=1", processes=2)
+        yield "the same with copies of the state", f"{far(one, copies):.1e}"
 
 
 def far(a, b):

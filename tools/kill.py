@@ -55,7 +55,7 @@ def saving(run, since=0):
 
 def settings(run, steps):
     return arguments("bloom", run, f"run.tokens={128 * steps}", "machine.save_every=2", "run.eval_every=7",
-                     "machine.keep=3")
+                     "machine.keep=3", "machine.shard=2")
 
 
 def train(run, steps, kills=0, seed=0):
