@@ -21,7 +21,6 @@ import typing
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
 LOGITS = 2 ** 27        # float32 logits that anybody should hold at once: 512 MiB
 DRAWS = 2 ** 20         # initial weights drawn at once: a block of rows, with a random generator of its own
@@ -210,24 +209,16 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """`recompute` None keeps everything for the backward pass. A dictionary keeps only the input and computes
-    the rest again; it holds further arguments of torch.utils.checkpoint, {} is none."""
-    def __init__(self, cfg, recompute=None, attend=attention):
+    def __init__(self, cfg, attend=attention):
         super().__init__()
-        C, self.recompute = cfg.dim, recompute
+        C = cfg.dim
         self.norm1 = NORM[cfg.norm](C, cfg.eps)
         self.attn = Attention(C, cfg.heads, cfg.kv_heads or cfg.heads, cfg.bias, attend)
         self.norm2 = NORM[cfg.norm](C, cfg.eps)
         self.mlp = MLP[cfg.mlp](C, cfg.mlp_dim or mlp_width(cfg.mlp, C), cfg.bias)
         self.attn.out.residual = self.mlp.down.residual = True      # init() scales what writes to the stream
 
-    def forward(self, x, at, past=None):
-        if self.recompute is not None and torch.is_grad_enabled():
-            return checkpoint(self.compute, x, at, past, use_reentrant=False, preserve_rng_state=False,
-                              **self.recompute)
-        return self.compute(x, at, past)
-
-    def compute(self, x, at, past):                                 # pre-norm, both papers
+    def forward(self, x, at, past=None):                            # pre-norm, both papers
         x = (x + self.attn(self.norm1(x), at, past)).type_as(x)             # the stream keeps its dtype
         return (x + self.mlp(self.norm2(x))).type_as(x)
 
@@ -236,15 +227,15 @@ class Transformer(nn.Module):
     """Token ids to logits. `cfg` is a config.Model with `vocab` set. Build it under torch.device("meta"),
     give it memory with to_empty(), fill it with init() or a checkpoint.
 
-    `attend` and `loss` are attention() and cross_entropy(), or faster forms of them. `stream` is the dtype of
-    the sum that every block adds to.
+    `attend`, `loss` and `block` are attention(), cross_entropy() and Block, or other forms of them. `stream`
+    is the dtype of the sum that every block adds to.
     """
-    def __init__(self, cfg, recompute=None, attend=attention, loss=cross_entropy, stream=torch.float32):
+    def __init__(self, cfg, attend=attention, loss=cross_entropy, block=Block, stream=torch.float32):
         super().__init__()
         self.cfg, self.cross_entropy, self.stream = cfg, loss, stream
         self.embed = nn.Embedding(cfg.vocab, cfg.dim)
         self.embed_norm = LayerNorm(cfg.dim, cfg.eps) if cfg.embed_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(cfg, recompute, attend) for _ in range(cfg.layers))
+        self.blocks = nn.ModuleList(block(cfg, attend) for _ in range(cfg.layers))
         self.norm = NORM[cfg.norm](cfg.dim, cfg.eps)
         self.head = None if cfg.tied else nn.Linear(cfg.dim, cfg.vocab, bias=False)
 
@@ -265,12 +256,12 @@ class Transformer(nn.Module):
         return self.logits(x[:, -1:] if last else x)
 
     def positions(self, pos, mask):
-        cfg, at = self.cfg, Positions(pos, mask)
+        cfg, angles, slopes = self.cfg, None, None
         if cfg.position == "rope":
-            return at._replace(angles=rope_angles(pos, cfg.dim // cfg.heads, cfg.theta, cfg.scaling))
+            angles = rope_angles(pos, cfg.dim // cfg.heads, cfg.theta, cfg.scaling)
         if cfg.position == "alibi":
-            return at._replace(slopes=alibi_slopes(cfg.heads, pos.device))
-        return at
+            slopes = alibi_slopes(cfg.heads, pos.device)
+        return Positions(pos, mask, angles, slopes)
 
     def head_weight(self):
         return self.embed.weight if self.head is None else self.head.weight

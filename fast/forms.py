@@ -9,23 +9,40 @@ import os
 import sys
 
 import torch
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from fast import attention, loss
-from model import Transformer, count
+from model import Block, Transformer, count
 
 # machine.compile=auto compiles a run of more FLOPs than these: it takes a minute, and must pay
 COMPILE_FROM = {"cpu": 2e13, "cuda": 1e16, "mps": float("inf")}
 STREAM = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 aten = torch.ops.aten
-# machine.recompute=cheap keeps what is dear, products and attention, and computes the rest again
+# what is dear to compute again
 DEAR = [aten.mm.default, aten.addmm.default, aten.bmm.default, torch.ops.higher_order.flex_attention,
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,
         aten._scaled_dot_product_cudnn_attention.default]
-RECOMPUTE = {False: None, True: {},
-             "cheap": {"context_fn": functools.partial(create_selective_checkpoint_contexts, DEAR)}}
+
+
+class Recomputed(Block):
+    """Keeps only its input for the backward pass, and computes the rest again there."""
+    further = {}
+
+    def forward(self, x, at, past=None):
+        forward = super().forward
+        if not torch.is_grad_enabled():
+            return forward(x, at, past)
+        return checkpoint(forward, x, at, past, use_reentrant=False, preserve_rng_state=False, **self.further)
+
+
+class RecomputedCheap(Recomputed):
+    """Keeps what is dear too: products and attention."""
+    further = {"context_fn": functools.partial(create_selective_checkpoint_contexts, DEAR)}
+
+
+BLOCKS = {False: Block, True: Recomputed, "cheap": RecomputedCheap}      # by machine.recompute
 
 
 def can_compile(device):
@@ -70,7 +87,7 @@ def of_training(cfg, device, dtype, count_flops):
         compiled = count_flops(cfg.model, parameters) * cfg.run.tokens > COMPILE_FROM[device]
     compiled = compiled and can_compile(device)
     part = torch.compile(loss.loss_and_gradient) if compiled else loss.loss_and_gradient
-    how = {"recompute": RECOMPUTE[cfg.machine.recompute], "stream": STREAM[cfg.machine.stream],
+    how = {"block": BLOCKS[cfg.machine.recompute], "stream": STREAM[cfg.machine.stream],
            "attend": attention.choose(cfg.model, device, dtype, compiled),
            "loss": functools.partial(loss.cross_entropy, part=part)}
     return how, compiled

@@ -21,8 +21,8 @@ def test_what_is_computed_again_changes_no_gradient(name):
     cfg = tiny(name, "r").model
     cfg.vocab, found = 131, {}
     ids = torch.randint(0, 131, (2, 33), generator=torch.Generator().manual_seed(0))
-    for kind, recompute in forms.RECOMPUTE.items():
-        model, kept = init(Transformer(cfg, recompute), 0), []
+    for kind, block in forms.BLOCKS.items():
+        model, kept = init(Transformer(cfg, block=block), 0), []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
             loss = model(ids[:, :-1], ids[:, 1:])
         loss.backward()
