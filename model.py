@@ -209,6 +209,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and MLP read the stream through a norm each, and add to it."""
     def __init__(self, cfg, attend=attention):
         super().__init__()
         C = cfg.dim

@@ -131,6 +131,7 @@ def alongside(program):
 
 MESSAGE = 2 ** 23       # numbers, 32 MiB of gradients
 
+
 def shard(model, machine, dtype, device):
     """Keep 1/S of the rows of each parameter here (FSDP2).
 
@@ -191,13 +192,11 @@ class Sums:
 def backward(model, last):
     """The context of a backward pass. In that of the `last` micro-batch the gradients of the copies are
     summed."""
-    if hasattr(model, "set_requires_all_reduce"):       # FSDP
+    sums, hooks = Sums(), []
+    if hasattr(model, "set_requires_all_reduce"):       # FSDP's: it sums by itself
         model.set_requires_all_reduce(last)
-    if hasattr(model, "set_requires_all_reduce") or place()[1] == 1 or not last:
-        yield
-        return
-    sums = Sums()
-    hooks = [p.register_post_accumulate_grad_hook(sums.add) for p in model.parameters()]
+    elif place()[1] > 1 and last:
+        hooks = [p.register_post_accumulate_grad_hook(sums.add) for p in model.parameters()]
     yield
     for hook in hooks:
         hook.remove()
