@@ -57,8 +57,9 @@ def can_compile(device):
 
 
 def keep_memory():
-    """Let the C library keep what is freed, for the next step. By itself it returns large pieces to the
-    system, and gets them back filled with zeros, page by page. Only glibc has these settings (malloc.h)."""
+    """Let the C library keep what is freed, for the next step or batch. By itself it returns large pieces to
+    the system, and gets them back filled with zeros, page by page. Only glibc has these settings (malloc.h).
+    """
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -95,5 +96,7 @@ def of_training(cfg, device, dtype, count_flops):
 
 def of_writing(shape, device, dtype):
     """Arguments of Transformer for a model that reads and writes text."""
+    if device == "cpu":
+        keep_memory()
     return {"attend": attention.choose(shape, device, dtype, compiled=False),
             "loss": loss.cross_entropy}
