@@ -3,9 +3,10 @@
     runs/NAME/config.json  log.jsonl  tokenizer/
     runs/NAME/checkpoints/0000200/   model/*.safetensors   optimizer/*.safetensors   state.json   done
 
-Each process writes the rows it keeps and reads the rows it needs, so M processes can go on from what N
-processes saved. `done` is written last, with the size and SHA-256 of every other file: a folder without it is
-no checkpoint, and a file that differs is refused by name. RunFolder says what the folder of a run holds.
+Each process reads the rows it needs. It writes the rows it keeps, or a part of them if others keep them too.
+So M processes can go on from what N processes saved. `done` is written last, with the size and SHA-256 of
+every other file: a folder without it is no checkpoint, and a file that differs is refused by name. RunFolder
+says what the folder of a run holds.
 """
 import contextlib
 import dataclasses

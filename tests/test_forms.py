@@ -73,6 +73,17 @@ def test_memory_that_is_freed_is_kept_for_the_next_step():
     assert before > 300 and after < before / 10
 
 
+def test_memory_is_kept_on_a_cpu_by_whoever_trains_or_reads(monkeypatch):
+    kept = []
+    monkeypatch.setattr(forms, "keep_memory", lambda: kept.append(device))
+    monkeypatch.setattr(forms, "repeatable", lambda wanted: None)
+    cfg = tiny("llama", "r", "model.vocab=512", "machine.compile=false")
+    for device in ("cpu", "cuda"):
+        forms.of_training(cfg, device, None, train.flops_per_token)
+        forms.of_writing(cfg.model, device, torch.float32)
+    assert kept == ["cpu", "cpu"]
+
+
 @BOTH
 def test_the_equations_alone_train_as_the_fast_forms_do(name, work, monkeypatch):
     train.train(tiny(name, "fast"))

@@ -24,8 +24,6 @@ SIX = ["run.tokens=3072", "run.batch=16", "machine.save_every=6", "run.eval_ever
 # (micro-batches, processes that share a copy); on a CPU "none" is a copy each
 CUTS = {1: [(1, "none"), (4, "none")], 2: [(1, 2), (4, "none")], 4: [(1, 4), (4, 2), (2, 1)]}
 
-SHARE = {1: "none", 2: "none", 4: 4}        # a chain goes through shards and through copies
-
 
 def six(model, name, *more):
     return arguments(model, name, *SIX, *more)
@@ -44,26 +42,25 @@ def variants(world):
 
 def others(world):
     """Arguments of runs with something special, at the same six steps."""
-    four, bf16 = "machine.micro=4", "machine.dtype=bfloat16"
+    four = f"machine.shard={world}", "machine.micro=4"
     if world in (1, 2):
         for model in MODELS:
-            yield six(model, f"bf16-{model}-{world}", four, bf16, f"machine.shard={world}")
-        yield six("bloom", f"recompute-{world}", four, "machine.recompute=true")
+            yield six(model, f"bf16-{model}-{world}", *four, "machine.dtype=bfloat16")
+        yield six("bloom", f"recompute-{world}", *four, "machine.recompute=true")
     if world in (1, 4):
-        yield six("bloom", f"ragged-{world}", "run.batch=6", "run.tokens=1152", "machine.micro=1",
-                  f"machine.shard={world}")
+        yield six("bloom", f"ragged-{world}", *four, "run.batch=6", "run.tokens=1152", "machine.micro=1")
     if world in (2, 4):
-        yield six("bloom", "damaged", four, "machine.save_every=3", f"machine.shard={world}")
+        yield six("bloom", "damaged", *four, "machine.save_every=3")
     if world == 2:
-        yield six("llama", "bf16-copies", four, bf16)
+        yield ["nan 4", *six("bloom", "nan", *four)]
+        yield ["full 4", *six("bloom", "full", *four, "machine.save_every=2")]
+        yield six("llama", "bf16-copies", "machine.micro=4", "machine.dtype=bfloat16")
         yield ["messages 1000", *six("bloom", "messages", "machine.micro=2")]
-        yield ["nan 4", *six("bloom", "nan", four)]
-        yield ["full 4", *six("bloom", "full", four, "machine.save_every=2")]
 
 
-def link(chain, world, *stop):
+def link(chain, world, shard, *stop):
     """Arguments of the part that `world` processes have in a run of changing numbers of processes."""
-    cut = f"machine.micro={8 // world}", f"machine.shard={SHARE[world]}"
+    cut = f"machine.micro={8 // world}", f"machine.shard={shard}"
     return [[*stop, *six(model, f"{model}-{chain}", *cut)] for model in MODELS]
 
 
@@ -74,16 +71,16 @@ def cut(prepared, tmp_path_factory):
     os.symlink(prepared / "data", folder / "data")
     runs = {world: [*variants(world).values(), *others(world)] for world in (1, 2, 4)}
     refused = six("bloom", "refused", "machine.shard=3")
-    frozen = ["freeze 2", *six("bloom", "frozen", "machine.micro=4")]
+    frozen = ["freeze 2", *six("bloom", "frozen", "machine.micro=4", "machine.shard=2")]
     with contextlib.chdir(folder), handlers_kept():
-        launch(1, runs[1] + link("1-4-2", 1, "stop_after 2"))
-        printed = launch(4, [*runs[4], *link("1-4-2", 4, "stop_after 4"), refused], code=1)
+        launch(1, runs[1] + link("1-4-2", 1, 1, "stop_after 2"))
+        printed = launch(4, [*runs[4], *link("1-4-2", 4, 4, "stop_after 4"), refused], code=1)
         path, = glob.glob("runs/damaged/checkpoints/0000006/optimizer/*shard-00002*")
         damage(path)
-        runs[2] += [*link("1-4-2", 2), *link("2-1", 2, "stop_after 2"), frozen]
+        runs[2] += [*link("1-4-2", 2, 1), *link("2-1", 2, 2, "stop_after 2"), frozen]
         printed += launch(2, runs[2], code=1)
         (folder / "printed").write_text(f"{path}\n{printed}")
-        launch(1, link("2-1", 1))
+        launch(1, link("2-1", 1, 1))
     return folder
 
 
@@ -121,7 +118,8 @@ def test_gradients_that_travel_in_small_messages_are_the_same(inside):
 
 @pytest.mark.parametrize("chain", ["1-4-2", "2-1"])
 def test_saved_on_n_processes_resumes_on_m(inside, chain):
-    """Law 7. SIGTERM to one process stopped all of them after the same step, and others went on."""
+    """Law 7, through shards and through copies. SIGTERM to one process stopped all of them after the same
+    step, and others went on."""
     for model in MODELS:
         run = f"{model}-{chain}"
         assert_close(f"{model}-1-1-none", run)
@@ -141,7 +139,7 @@ def test_recomputed_activations_change_nothing(inside):
 
 
 def test_bfloat16_on_two_processes_is_bfloat16_on_one_but_for_the_rounding_of_vectors(inside):
-    """On one process autocast rounds the matrices to bfloat16, on several FSDP gathers all weights so:
+    """On one process autocast rounds the matrices to bfloat16, on two that share FSDP gathers all weights so:
     embeddings, norms and biases are rounded besides, by at most 2^-9 of their size. A loss near ln 512 is a
     sum of few such terms: 2^-7 is the bound."""
     for model in MODELS:

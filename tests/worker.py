@@ -3,8 +3,8 @@
     torchrun --nproc_per_node=4 tests/worker.py '[["configs/bloom.py", "run.name=a"], ...]'
 
 Starting four processes takes seconds, so the tests put what they want to run into one call. A run may begin
-with what shall happen to it, and at which step: ["nan 4", "configs/bloom.py", ...]. These functions return
-the hook that train() calls when the run has begun and after every step.
+with what shall happen to it, and a number, mostly the step: ["nan 4", "configs/bloom.py", ...]. These
+functions return the hook that train() calls when the run has begun and after every step.
 """
 import json
 import os

@@ -5,9 +5,10 @@
     python tools/kill.py --kills 20 --what prepare      # prepare.py
     python tools/kill.py --kills 20 --what cluster      # prepare.py --cluster (pip install distributed)
 
-train.py: two processes under torchrun, which restarts them. kill -9 hits one of the two at a random moment
-after the run has moved: in a step, a save, an evaluation. Exit code 1 if a restart finds a checkpoint that is
-marked complete and is not, or unless weights, moments and log at the end are the same to the last bit.
+train.py: two processes that share a copy of the state, under torchrun, which restarts them. kill -9 hits one
+of the two at a random moment after the run has moved: in a step, a save, an evaluation. Exit code 1 if a
+restart finds a checkpoint that is marked complete and is not, or unless weights, moments and log at the end
+are the same to the last bit.
 
 torchrun: kill -9 hits the launcher of two processes at a random moment, also while they start, and the same
 command follows at once. The processes that are left must end by themselves; the end must be the same again.
